@@ -1,0 +1,22 @@
+"""Integrated Gradients of the answer over the trace: quadrature, engine, runner, store. No trl."""
+
+from .config import AttributionConfig
+from .integrated_gradients import BASELINES, PATHS, Attribution, IntegratedGradients
+from .quadrature import RULES
+from .runner import AttributionSummary, attribute_traces, attribution_settings
+from .store import AttributionStore, StoredAttribution
+
+
+__all__ = [
+    "BASELINES",
+    "PATHS",
+    "RULES",
+    "Attribution",
+    "AttributionConfig",
+    "AttributionStore",
+    "AttributionSummary",
+    "IntegratedGradients",
+    "StoredAttribution",
+    "attribute_traces",
+    "attribution_settings",
+]

@@ -1,0 +1,233 @@
+"""Attribute many traces into a store."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..traces import Trace, TraceConfig, attributed_sequence
+from .config import AttributionConfig
+from .integrated_gradients import IntegratedGradients, resolve_baseline
+from .store import AttributionStore, StoredAttribution
+
+
+logger = logging.get_logger(__name__)
+
+# Raised when the same inputs give other scores than before
+_SCORES_VERSION = 1
+
+
+@dataclass
+class AttributionSummary:
+    """
+    What a run over traces did.
+
+    Args:
+        traces (`int`):
+            Traces seen, repeats of one text included.
+        attributed (`int`):
+            Traces attributed now.
+        reused (`int`):
+            Traces that the store already held.
+        repeated (`int`):
+            Traces that repeat an earlier one of this run, text and answer; they share its attributions.
+        evaluations (`int`):
+            Gradient evaluations spent now.
+        skipped (`dict[str, list[str]]`):
+            Names of the traces that cannot be attributed, by reason.
+    """
+
+    traces: int = 0
+    attributed: int = 0
+    reused: int = 0
+    repeated: int = 0
+    evaluations: int = 0
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+
+    def describe_skipped(self, most: int = 5) -> str:
+        """One line per reason, with the first `most` names; empty if nothing was skipped."""
+        return "\n".join(
+            f"  {len(names)} x {reason}: {', '.join(names[:most])}{', ...' if len(names) > most else ''}"
+            for reason, names in self.skipped.items()
+        )
+
+
+def attribution_settings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: AttributionConfig, autocast: str = "no"
+) -> dict[str, Any]:
+    """
+    Everything that changes the scores of a trace, for the store.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Attribution model.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        config ([`AttributionConfig`]):
+            Settings.
+        autocast (`str`, *optional*, defaults to `"no"`):
+            Mixed precision that accelerate runs the model in.
+
+    Returns:
+        `dict`: JSON-compatible.
+    """
+    baseline = resolve_baseline(model, config.attribution_baseline)
+    vocabulary = hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
+    template = hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()[:16]
+    return {
+        "scores_version": _SCORES_VERSION,
+        "model_type": model.config.model_type,
+        "weights": weights_fingerprint(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "autocast": autocast,
+        "tokenizer": vocabulary,
+        "chat_template": template,
+        **{field.name: getattr(config, field.name) for field in fields(TraceConfig)},
+        "rule": config.attribution_rule,
+        "evaluations": config.attribution_evaluations,
+        "path": config.attribution_path,
+        "baseline": str(config.attribution_baseline),
+        "baseline_token": baseline if isinstance(baseline, int) else None,
+        "answer_template": config.answer_template,
+    }
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """
+    Hash of a model's weights, from every parameter's name, shape and up to 64 of its values.
+
+    Args:
+        model (`torch.nn.Module`):
+            A model, or a PEFT model: its adapter does not count, so base model and adapter model agree.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    prefix = getattr(getattr(model, "base_model", None), "prefix", None)
+    adapter_parts = [part for part in (prefix, "modules_to_save.", "trainable_tokens_") if part]
+    named = {}
+    for name, parameter in model.named_parameters():
+        if hasattr(model, "get_base_model"):
+            if any(part in name for part in adapter_parts):
+                continue
+            name = name.removeprefix("base_model.model.")
+            for wrapper in (".base_layer", ".original_module", ".token_adapter"):
+                name = name.replace(wrapper, "")
+        named[name] = parameter
+    digest = hashlib.sha256()
+    for name in sorted(named):
+        flat = named[name].detach().flatten()
+        sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu().numpy()
+        digest.update(f"{name} {tuple(named[name].shape)}".encode() + sample.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def attribute_traces(
+    traces: Iterable[tuple[str, Trace]],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: AttributionConfig,
+    store: AttributionStore,
+    total: int | None = None,
+    progress: bool = True,
+) -> AttributionSummary:
+    """
+    Attribute traces that the store does not hold yet.
+
+    Args:
+        traces (`Iterable[tuple[str, Trace]]`):
+            Names and traces. A trace that stands in it twice is attributed once.
+        model ([`~transformers.PreTrainedModel`]):
+            Attribution model.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        config ([`AttributionConfig`]):
+            Settings.
+        store ([`AttributionStore`]):
+            Opened with [`attribution_settings`] of the same three. Written as the run goes.
+        total (`int`, *optional*):
+            Number of traces, for the progress bar.
+        progress (`bool`, *optional*, defaults to `True`):
+            Whether to show one.
+
+    Returns:
+        [`AttributionSummary`]: What was done, and what was skipped and why. Skipped traces are logged by name.
+    """
+    engine = IntegratedGradients(
+        model,
+        rule=config.attribution_rule,
+        evaluations=config.attribution_evaluations,
+        path=config.attribution_path,
+        baseline=config.attribution_baseline,
+        max_tokens_per_forward=config.attribution_max_tokens,
+    )
+    summary = AttributionSummary()
+    seen = set()
+    tokens = 0
+    bar = tqdm(traces, total=total, desc="Attributing", unit="trace", disable=not progress)
+    try:
+        for name, trace in bar:
+            summary.traces += 1
+            row = store.get(trace.key)
+            if row is not None:
+                summary.repeated += trace.key in seen
+                summary.reused += trace.key not in seen
+            else:
+                row = _attribute(name, trace, engine, tokenizer, config)
+                store.add(row)
+                summary.attributed += row.problem is None
+                summary.evaluations += row.evaluations
+                tokens += row.sequence_tokens * row.evaluations
+                rate = tokens / max(bar.format_dict["elapsed"], 1e-9)
+                bar.set_postfix_str(f"{rate:,.0f} tokens/s, {row.evaluations} evaluations")
+            seen.add(trace.key)
+            if row.problem is not None:
+                summary.skipped.setdefault(row.problem, []).append(name)
+    finally:
+        store.flush()
+    skipped = sum(map(len, summary.skipped.values()))
+    if skipped:
+        logger.warning(
+            f"{skipped} of {summary.traces} traces cannot be attributed and will be trained in full:\n"
+            + summary.describe_skipped()
+        )
+    if summary.repeated:
+        logger.warning(f"{summary.repeated} of {summary.traces} traces repeat an earlier one and share its scores.")
+    return summary
+
+
+def _attribute(name, trace, engine, tokenizer, config) -> StoredAttribution:
+    def skipped(problem):
+        return StoredAttribution(key=trace.key, name=name, problem=problem)
+
+    if trace.problem is not None:
+        return skipped(trace.problem)
+    if len(trace.segments) < 2:
+        return skipped("one segment only, nothing to select")
+    sequence = attributed_sequence(trace, tokenizer, config.answer_template)
+    if sequence.problem is not None:
+        return skipped(sequence.problem)
+    longest = getattr(engine.model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and len(sequence.input_ids) > longest:
+        return skipped(f"longer than the attribution model's {longest:,} positions")
+    result = engine.attribute(sequence.input_ids, sequence.target, sequence.segments)
+    if not result.finite:
+        return skipped("the attributions are not finite (NaN or infinite)")
+    return StoredAttribution(
+        key=trace.key,
+        name=name,
+        num_tokens=result.num_tokens.tolist(),
+        sum_abs=result.sum_abs.tolist(),
+        sum_signed=result.sum_signed.tolist(),
+        sequence_tokens=len(sequence.input_ids),
+        f_input=result.f_input,
+        f_baseline=result.f_baseline,
+        completeness_gap=result.completeness_gap,
+        evaluations=result.evaluations,
+        stopped_by=result.stopped_by,
+    )

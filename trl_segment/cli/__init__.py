@@ -1,0 +1,1 @@
+"""The command line: arguments in, one call, output. With `trainer/` the only floor that imports trl."""

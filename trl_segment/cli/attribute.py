@@ -1,0 +1,77 @@
+"""`trl-segment attribute`: attribute the traces of a dataset and store the scores."""
+
+from dataclasses import dataclass, field
+
+from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
+
+from ..attribution import AttributionConfig, AttributionStore, attribute_traces, attribution_settings
+from ..attribution.loading import load_attribution_model
+from ..traces import build_trace, row_name
+from .data import load_train_split
+
+
+@dataclass
+class AttributeArguments(AttributionConfig):
+    """
+    Arguments of `trl-segment attribute` besides TRL's. Extends [`~trl_segment.AttributionConfig`].
+
+    Parameters:
+        attributions (`str`, *optional*, defaults to `"attributions"`):
+            Folder of the store. Traces that it already holds cost nothing.
+        dataset_text_field (`str`, *optional*, defaults to `"text"`):
+            Column of the language-modeling format.
+        chat_template_path (`str`, *optional*):
+            Jinja file to use in place of the tokenizer's chat template.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether code from the Hub may run.
+    """
+
+    attributions: str = field(
+        default="attributions", metadata={"help": "Folder of the store. Traces that it already holds cost nothing."}
+    )
+    dataset_text_field: str = field(default="text", metadata={"help": "Column of the language-modeling format."})
+    chat_template_path: str | None = field(
+        default=None, metadata={"help": "Jinja file to use in place of the tokenizer's chat template."}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Whether code from the Hub may run."})
+
+
+def main(argv: list[str] | None = None) -> None:
+    """
+    Run the command.
+
+    Args:
+        argv (`list[str]`, *optional*):
+            Arguments. Defaults to those of the process.
+    """
+    parser = TrlParser((ScriptArguments, AttributeArguments, ModelConfig), prog="trl-segment attribute")
+    script_args, args, model_args = parser.parse_args_and_config(argv)
+    if not model_args.model_name_or_path:
+        parser.error("--model_name_or_path is required: the model whose answer is attributed")
+    dataset = load_train_split(script_args)
+    model, tokenizer = load_attribution_model(
+        model_args.model_name_or_path,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        quantization_config=get_quantization_config(model_args),
+        chat_template_path=args.chat_template_path,
+        trust_remote_code=args.trust_remote_code,
+    )
+    store = AttributionStore(args.attributions, attribution_settings(model, tokenizer, args))
+    traces = (
+        (row_name(row, index), build_trace(row, args, text_column=args.dataset_text_field))
+        for index, row in enumerate(dataset)
+    )
+    summary = attribute_traces(traces, model, tokenizer, args, store, total=len(dataset))
+    store.compact()
+    skipped = sum(map(len, summary.skipped.values()))
+    print(
+        f"{summary.traces} traces: {summary.attributed} attributed with {summary.evaluations:,} gradient evaluations, "
+        f"{summary.reused} read from the store, {summary.repeated} repeated, {skipped} not attributable."
+    )
+    print(f"Stored in {args.attributions}")
+
+
+if __name__ == "__main__":
+    main()

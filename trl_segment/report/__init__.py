@@ -1,0 +1,1 @@
+"""Views of traces and stores for people."""

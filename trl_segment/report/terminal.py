@@ -1,0 +1,111 @@
+"""One trace in the terminal."""
+
+import unicodedata
+
+import numpy as np
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from ..attribution.store import StoredAttribution
+from ..selection import (
+    SelectionConfig,
+    attribution_strength,
+    direction_consistency,
+    select_segments,
+    strongest_prefix,
+)
+from ..traces import Trace
+
+
+def printable(text: str) -> str:
+    r"""
+    Text that a terminal can only print: no escape sequence of a trace moves the cursor or recolours the screen.
+
+    Args:
+        text (`str`):
+            Text from anywhere.
+
+    Returns:
+        `str`: The text with control and direction characters written out (`\x1b`), but for newlines and tabs.
+    """
+
+    def shown(character):
+        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co"):
+            return character
+        return character.encode("unicode_escape").decode()
+
+    return "".join(map(shown, text.replace("\r\n", "\n")))
+
+
+def render_trace(name: str, trace: Trace, row: StoredAttribution, config: SelectionConfig) -> RenderableType:
+    """
+    A table of segments with their scores and verdicts, then the reasoning with dropped segments dimmed.
+
+    Args:
+        name (`str`):
+            Name of the trace.
+        trace ([`~trl_segment.Trace`]):
+            The trace.
+        row ([`~trl_segment.attribution.StoredAttribution`]):
+            Its stored attributions.
+        config ([`~trl_segment.SelectionConfig`]):
+            Thresholds.
+
+    Returns:
+        `RenderableType`: For a [`rich.console.Console`].
+    """
+    problem = trace.problem or row.problem
+    if problem is not None:
+        return Text(f"{printable(name)} is trained in full: {printable(problem)}")
+    strength = attribution_strength(row.sum_abs, row.num_tokens)
+    consistency = direction_consistency(row.sum_signed, row.sum_abs)
+    strong = strongest_prefix(strength, config.tau)
+    kept = select_segments(row.num_tokens, row.sum_abs, row.sum_signed, config)
+    share = strength / max(strength.sum(), np.finfo(float).tiny)
+
+    table = Table(box=box.SIMPLE, title=None, pad_edge=False)
+    for heading in ("#", "tokens", "strength", "share", "consistency", "sum"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    table.add_column("opens with", no_wrap=True, overflow="ellipsis")
+    texts = trace.segment_texts
+    for i, text in enumerate(texts):
+        table.add_row(
+            str(i + 1),
+            f"{row.num_tokens[i]:,}",
+            f"{strength[i]:.4g}",
+            f"{share[i]:.1%}",
+            f"{consistency[i]:.2f}",
+            f"{row.sum_signed[i]:+.4g}",
+            _verdict(i, len(texts), kept[i], strong[i], config),
+            escape(printable(" ".join(text.split())[:60])),
+            style=None if kept[i] else "dim",
+        )
+    tokens = np.asarray(row.num_tokens)
+    gap = abs(row.completeness_gap) / max(abs(row.f_input - row.f_baseline), np.finfo(float).tiny)
+    header = Text(
+        f"{printable(name)}   answer {printable(trace.answer)}\n"
+        f"log p(answer) {row.f_input:.3f}, at the baseline {row.f_baseline:.3f}; completeness gap "
+        f"{row.completeness_gap:+.3g} ({gap:.1%}) after {row.evaluations} gradient evaluations\n"
+        f"kept {kept.sum()} of {len(kept)} segments, {tokens[kept].sum():,} of {tokens.sum():,} tokens "
+        f"({tokens[kept].sum() / max(tokens.sum(), 1):.1%}), tau {config.tau:g}, beta {config.beta:g}"
+    )
+    body = Text()
+    # Colour by strength: the strongest third of the kept ones stand out
+    bound = np.quantile(strength[kept], 2 / 3)
+    for i, text in enumerate(texts):
+        style = "dim" if not kept[i] else ("bold green" if strength[i] >= bound else "green")
+        body.append(f"[{i + 1}]", style="dim" if not kept[i] else "bold cyan")
+        body.append(printable(text), style=style)
+    return Group(header, table, body)
+
+
+def _verdict(index, count, kept, strong, config) -> str:
+    if not kept:
+        return "dropped, weak" if not strong else "dropped, one-sided"
+    if index < config.keep_first or index >= count - config.keep_last:
+        return "kept, always"
+    return "kept"

@@ -1,0 +1,203 @@
+r"""
+From segment scores to kept segments: the selection rule of arXiv 2602.00425, as pure functions over arrays.
+
+Inputs are three numbers per segment: its token count `n`, `sum_t |a_t|` and `sum_t a_t` over its token attributions
+`a_t`. Nothing here knows a model or a tokenizer, so a threshold can be changed without attributing again.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+TRANSITIONS = ("after_kept", "every", "none")
+
+
+@dataclass
+class SelectionConfig:
+    """
+    Which segments of a trace are trained.
+
+    Parameters:
+        tau (`float`, *optional*, defaults to `0.7`):
+            Share of the total attribution strength that the kept segments must reach, in (0, 1].
+        beta (`float`, *optional*, defaults to `0.8`):
+            Highest direction consistency of a kept segment, in [0, 1]. Segments above it are dropped.
+        keep_first (`int`, *optional*, defaults to `1`):
+            Number of segments at the start of a trace that are always trained.
+        keep_last (`int`, *optional*, defaults to `2`):
+            Number of segments at the end of a trace that are always trained.
+        transition (`str`, *optional*, defaults to `"after_kept"`):
+            Whose opening word (`Wait`, `Alternatively`) is trained although its segment is dropped:
+
+            - `"after_kept"`: the one after a kept segment, so the model learns to go on. The numbers of the paper were
+              obtained this way.
+            - `"every"`: every segment's.
+            - `"none"`: none, the formula as written.
+        min_tokens_to_mask (`int`, *optional*, defaults to `0`):
+            Traces with fewer reasoning tokens (of the attribution model) are trained in full. The paper's option for
+            short examples uses 4,000.
+
+    Raises:
+        `ValueError`: On a value outside its range.
+    """
+
+    tau: float = field(
+        default=0.7,
+        metadata={"help": "Share of the total attribution strength that kept segments must reach, in (0, 1]."},
+    )
+    beta: float = field(
+        default=0.8,
+        metadata={"help": "Highest direction consistency of a kept segment, in [0, 1]. Segments above are dropped."},
+    )
+    keep_first: int = field(
+        default=1, metadata={"help": "Number of segments at the start of a trace that are always trained."}
+    )
+    keep_last: int = field(
+        default=2, metadata={"help": "Number of segments at the end of a trace that are always trained."}
+    )
+    transition: str = field(
+        default="after_kept",
+        metadata={
+            "help": "Whose opening word is trained although its segment is dropped: 'after_kept' (the one after a "
+            "kept segment), 'every' or 'none'.",
+            "choices": list(TRANSITIONS),
+        },
+    )
+    min_tokens_to_mask: int = field(
+        default=0,
+        metadata={"help": "Traces with fewer reasoning tokens are trained in full (the paper's option uses 4000)."},
+    )
+
+    def __post_init__(self):
+        if not 0 < self.tau <= 1:
+            raise ValueError(
+                f"`tau` is the share of attribution strength to keep and must be in (0, 1], but {self.tau} was "
+                "passed. The paper uses 0.7; 1 keeps every segment that has any attribution."
+            )
+        if not 0 <= self.beta <= 1:
+            raise ValueError(
+                f"`beta` bounds a direction consistency and must be in [0, 1], but {self.beta} was passed. The paper "
+                "uses 0.8; 1 drops no segment for its consistency."
+            )
+        if self.transition not in TRANSITIONS:
+            raise ValueError(
+                f"Unknown transition {self.transition!r}. Pass one of {', '.join(map(repr, TRANSITIONS))}."
+            )
+        for name in ("keep_first", "keep_last", "min_tokens_to_mask"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` counts and cannot be negative, but {getattr(self, name)} was passed.")
+        # The config class of the trainer inherits from this one and from TrainingArguments
+        if hasattr(super(), "__post_init__"):
+            super().__post_init__()
+
+
+def attribution_strength(sum_abs: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
+    """
+    Attribution strength of segments: `sum_t |a_t| / sqrt(n)`.
+
+    Args:
+        sum_abs (`np.ndarray`):
+            Sum of the absolute token attributions of each segment, shape (segments,).
+        num_tokens (`np.ndarray`):
+            Number of tokens of each segment, shape (segments,).
+
+    Returns:
+        `np.ndarray`: Shape (segments,), in the unit of the attributions (nats). 0 for a segment without tokens.
+    """
+    return np.asarray(sum_abs, dtype=np.float64) / np.sqrt(np.maximum(num_tokens, 1))
+
+
+def direction_consistency(sum_signed: np.ndarray, sum_abs: np.ndarray) -> np.ndarray:
+    """
+    Direction consistency of segments: `|sum_t a_t| / sum_t |a_t|`.
+
+    Args:
+        sum_signed (`np.ndarray`):
+            Sum of the signed token attributions of each segment, shape (segments,).
+        sum_abs (`np.ndarray`):
+            Sum of their absolute values, shape (segments,).
+
+    Returns:
+        `np.ndarray`: Shape (segments,), in [0, 1]. 0 for a segment without attribution.
+    """
+    sum_abs = np.asarray(sum_abs, dtype=np.float64)
+    ratio = np.abs(sum_signed) / np.where(sum_abs > 0, sum_abs, 1.0)
+    return np.minimum(ratio, 1.0)  # rounding can lift equal signs a hair above 1
+
+
+def strongest_prefix(strength: np.ndarray, tau: float) -> np.ndarray:
+    """
+    The fewest strongest segments that together hold the share `tau` of all strength.
+
+    Args:
+        strength (`np.ndarray`):
+            Strength of each segment, shape (segments,), not negative.
+        tau (`float`):
+            Share to reach, in (0, 1].
+
+    Returns:
+        `np.ndarray`: Shape (segments,), `True` for the segments of the prefix. Of equal segments the earlier one comes
+        first. All `False` if no segment has any strength.
+    """
+    strength = np.asarray(strength, dtype=np.float64)
+    order = np.argsort(-strength, kind="stable")
+    cumulative = np.cumsum(strength[order])
+    kept = np.zeros(len(strength), dtype=bool)
+    if len(strength) and cumulative[-1] > 0:
+        # The tolerance absorbs rounding: ten equal segments reach 0.7 with seven, not eight
+        count = np.searchsorted(cumulative, tau * cumulative[-1] * (1 - 1e-12)) + 1
+        kept[order[:count]] = strength[order[:count]] > 0
+    return kept
+
+
+def select_segments(
+    num_tokens: np.ndarray, sum_abs: np.ndarray, sum_signed: np.ndarray, config: SelectionConfig
+) -> np.ndarray:
+    """
+    The paper's rule: of the strongest segments those whose direction is mixed, and the always-trained ends.
+
+    Args:
+        num_tokens (`np.ndarray`):
+            Number of tokens of each segment, shape (segments,).
+        sum_abs (`np.ndarray`):
+            Sum of absolute token attributions of each segment, shape (segments,).
+        sum_signed (`np.ndarray`):
+            Sum of signed token attributions of each segment, shape (segments,).
+        config ([`SelectionConfig`]):
+            Thresholds.
+
+    Returns:
+        `np.ndarray`: Shape (segments,), `True` for kept segments. All `True` where there is no basis to choose: no
+        attribution at all, or fewer than `min_tokens_to_mask` tokens.
+    """
+    sum_abs = np.asarray(sum_abs, dtype=np.float64)
+    if sum_abs.sum() == 0 or np.sum(num_tokens) < config.min_tokens_to_mask:
+        return np.ones(len(sum_abs), dtype=bool)
+    kept = strongest_prefix(attribution_strength(sum_abs, num_tokens), config.tau)
+    kept &= direction_consistency(sum_signed, sum_abs) <= config.beta
+    kept[: config.keep_first] = True
+    kept[max(len(kept) - config.keep_last, 0) :] = True
+    return kept
+
+
+def unit_mask(kept: np.ndarray, transition: str = "after_kept") -> np.ndarray:
+    """
+    Which units of a trace are trained: for each segment its opening word and the rest.
+
+    Args:
+        kept (`np.ndarray`):
+            Kept segments, shape (segments,).
+        transition (`str`, *optional*, defaults to `"after_kept"`):
+            Which dropped segments' opening words are trained too, see [`SelectionConfig`].
+
+    Returns:
+        `np.ndarray`: Shape (2 * segments,): at `2 * i` the opening word of segment `i`, at `2 * i + 1` the rest.
+    """
+    kept = np.asarray(kept, dtype=bool)
+    openings = kept.copy()
+    if transition == "after_kept":
+        openings[1:] |= kept[:-1]
+    elif transition == "every":
+        openings[:] = True
+    return np.stack([openings, kept], axis=1).reshape(-1)

@@ -1,0 +1,295 @@
+r"""
+Where characters lie among tokens.
+
+A segment that starts at `\n\nWait` usually starts inside a token (`.\n\n` is one token for Qwen2 and Llama 3), so
+tokens are never counted from a segment's own text. One rule holds everywhere: a token belongs to the segment that
+holds its first character, read off the tokenizer's offset mapping.
+"""
+
+import itertools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .trace import Span, Trace
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+# The paper's suffix: it ends the reasoning and asks for the answer.
+ANSWER_TEMPLATE = "</think> So, the final answer is \\boxed{{answer}}"
+
+# White space and the first word, or one symbol where a segment does not open with a word
+_OPENING = re.compile(r"\s*(?:\w+|\S)?")
+
+
+@dataclass(frozen=True)
+class AttributedSequence:
+    """
+    What the attribution model reads: prompt, reasoning, and the suffix up to the last token of the answer.
+
+    Args:
+        input_ids (`np.ndarray`):
+            Token IDs, shape (tokens,).
+        target (`tuple[int, int]`):
+            Token span of the answer. It ends the sequence.
+        segments (`list[tuple[int, int]]`):
+            Token span of each segment, in order.
+        spans (`np.ndarray`):
+            Character span of each token in the attributed text, shape (tokens, 2).
+        problem (`str`, *optional*):
+            Why the sequence cannot be attributed.
+    """
+
+    input_ids: np.ndarray
+    target: Span
+    segments: list[Span]
+    spans: np.ndarray
+    problem: str | None = None
+
+
+def encode_with_spans(
+    tokenizer: "PreTrainedTokenizerBase", text: str, add_special_tokens: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Tokenize `text` and say which characters each token stands for.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            A fast tokenizer; only those know their offsets.
+        text (`str`):
+            Text to tokenize.
+        add_special_tokens (`bool`, *optional*, defaults to `False`):
+            Whether the tokenizer adds its own BOS and EOS.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: Token IDs, shape (tokens,), and character spans, shape (tokens, 2). Added
+        tokens have the empty span (0, 0). Tokens that share a character (byte fallback) share its span.
+
+    Raises:
+        `ValueError`: If the tokenizer has no offsets.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(
+            f"{type(tokenizer).__name__} ({tokenizer.name_or_path!r}) is a slow tokenizer without an offset mapping, "
+            "so characters cannot be matched with tokens. Load a fast one: `AutoTokenizer.from_pretrained(..., "
+            "use_fast=True)`, or convert it with `tokenizers`."
+        )
+    # Not a model input, so its length says nothing: silences the "longer than the maximum" warning
+    encoding = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True, verbose=False)
+    spans = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    return np.asarray(encoding["input_ids"], dtype=np.int64), spans
+
+
+def segment_of_tokens(spans: np.ndarray, segments: list[Span]) -> np.ndarray:
+    """
+    Index of the segment that holds each token's first character.
+
+    Args:
+        spans (`np.ndarray`):
+            Character spans of the tokens, shape (tokens, 2).
+        segments (`list[tuple[int, int]]`):
+            Character spans of the segments in the same text, in order and without gaps.
+
+    Returns:
+        `np.ndarray`: Shape (tokens,), -1 for a token outside every segment and for tokens that stand for no text.
+    """
+    if len(segments) == 0:
+        return np.full(len(spans), -1)
+    starts = spans[:, 0]
+    index = np.searchsorted([start for start, _ in segments], starts, side="right") - 1
+    outside = (starts < segments[0][0]) | (starts >= segments[-1][1]) | (spans[:, 0] == spans[:, 1])
+    return np.where(outside, -1, index)
+
+
+def training_units(text: str, spans: np.ndarray, segments: list[Span]) -> np.ndarray:
+    """
+    The unit of each training token: the smallest thing that is kept or dropped as one.
+
+    A segment has two units, because its opening word (`Wait`) can be trained without the rest (see
+    [`~trl_segment.selection.unit_mask`]).
+
+    Args:
+        text (`str`):
+            The training text.
+        spans (`np.ndarray`):
+            Character spans of its tokens, shape (tokens, 2).
+        segments (`list[tuple[int, int]]`):
+            Character spans of the segments in it.
+
+    Returns:
+        `np.ndarray`: Shape (tokens,), int32. 0 for a token outside the reasoning; for segment `i`, `2 * i + 1` on its
+        opening word (with the white space in front of it) and `2 * i + 2` on the rest.
+    """
+    index = segment_of_tokens(spans, segments)
+    if len(segments) == 0:
+        return np.zeros(len(spans), dtype=np.int32)
+    opening_ends = np.array([_OPENING.match(text, start, end).end() for start, end in segments])
+    in_opening = spans[:, 0] < opening_ends[index]
+    return np.where(index < 0, 0, 2 * index + 2 - in_opening).astype(np.int32)
+
+
+def locate_segments(text: str, trace: Trace, template_name: str = "") -> list[Span]:
+    """
+    Character spans of a trace's segments in a rendered training text.
+
+    Args:
+        text (`str`):
+            What the trainer tokenizes, for example a rendered chat template.
+        trace ([`~trl_segment.traces.Trace`]):
+            The trace that the text was made from.
+        template_name (`str`, *optional*):
+            Name of the tokenizer whose template rendered it, for the error.
+
+    Returns:
+        `list[tuple[int, int]]`: One span per segment. Where the template strips white space around the reasoning, the
+        spans shrink with it.
+
+    Raises:
+        `ValueError`: If the reasoning is not in the text, as with templates that drop it from earlier turns.
+    """
+    start, end = trace.reasoning
+    position = text.rfind(trace.completion)
+    if position >= 0:
+        return [(position + a, position + b) for a, b in trace.segments]
+
+    # The template re-spaced the completion. Look between the prompt and the response, so that a short reasoning is
+    # not found by chance in one of them.
+    low, high = 0, len(text)
+    if isinstance(trace.prompt, list) and trace.prompt:
+        content = trace.prompt[-1].get("content")
+        if isinstance(content, str) and content.strip() in text:
+            low = text.rfind(content.strip()) + len(content.strip())
+    response = trace.completion[end:].replace("</think>", "", 1).strip()
+    if response and text.rfind(response, low) >= 0:
+        high = text.rfind(response, low)
+    reasoning = trace.completion[start:end]
+    shift = text.rfind(reasoning, low, high) - start
+    if shift + start < 0:
+        kept = reasoning.strip()
+        start, end = start + reasoning.index(kept), start + reasoning.index(kept) + len(kept)
+        shift = text.rfind(kept, low, high) - start
+    if shift + start < 0:
+        raise ValueError(
+            f"The reasoning ({trace.reasoning[1] - trace.reasoning[0]:,} characters, starting "
+            f"{reasoning.strip()[:40]!r}) is not in the text that the chat template of {template_name!r} renders: the "
+            "template drops or rewrites the reasoning of assistant messages, so training would never see it. Set "
+            "`completion_rendering='verbatim'` (the prompt is rendered with its generation prompt and the completion "
+            "appended as it is), or pass a template that keeps the reasoning with `chat_template_path`."
+        )
+    return [(min(max(a, start), end) + shift, min(max(b, start), end) + shift) for a, b in trace.segments]
+
+
+def render_prompt(trace: Trace, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """
+    Text of the prompt, up to where the model starts to write.
+
+    Args:
+        trace ([`~trl_segment.traces.Trace`]):
+            Its `prompt` is returned as it is if it is text, else rendered with the generation prompt.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its chat template is used.
+
+    Returns:
+        `str`: The text.
+
+    Raises:
+        `ValueError`: If there are messages to render but no chat template.
+    """
+    if isinstance(trace.prompt, str):
+        return trace.prompt
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path!r} has no chat template, so a prompt made of messages cannot be "
+            "rendered. Set one (`tokenizer.chat_template = ...`, or `chat_template_path` on the command line), or "
+            "pass rows whose 'prompt' and 'completion' are text."
+        )
+    return tokenizer.apply_chat_template(
+        trace.prompt, tokenize=False, add_generation_prompt=True, **trace.template_kwargs
+    )
+
+
+def join_completion(prompt: str, completion: str) -> tuple[str, int]:
+    """
+    Append a completion to a rendered prompt, without a second `<think>` where the generation prompt ends in one.
+
+    Args:
+        prompt (`str`):
+            Rendered prompt.
+        completion (`str`):
+            Completion as the dataset has it.
+
+    Returns:
+        `tuple[str, int]`: The text that follows the prompt, and how many characters of the completion it lacks.
+    """
+    opening = re.match(r"\s*<think>\s*", completion)
+    if opening and prompt.rstrip().endswith("<think>"):
+        return completion[opening.end() :], opening.end()
+    return completion, 0
+
+
+def attributed_sequence(
+    trace: Trace, tokenizer: "PreTrainedTokenizerBase", answer_template: str = ANSWER_TEMPLATE
+) -> AttributedSequence:
+    r"""
+    Tokenize what the attribution model reads: prompt, reasoning, suffix, answer (arXiv 2602.00425).
+
+    The text is tokenized as a whole. A token that holds any character of the answer counts as the answer's (in
+    `\boxed{\frac...` the token `{\` does); what comes after it is left out, since it cannot influence the answer.
+
+    Args:
+        trace ([`~trl_segment.traces.Trace`]):
+            A trace without `problem`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the attribution model.
+        answer_template (`str`, *optional*):
+            What follows the reasoning; `{answer}` stands for the answer.
+
+    Returns:
+        [`AttributedSequence`]: With `problem` set if the vocabulary lacks the answer.
+
+    Raises:
+        `ValueError`: If the tokenizer is slow, or has no chat template where one is needed.
+    """
+    prompt = render_prompt(trace, tokenizer)
+    completion, cut = join_completion(prompt, trace.completion[: trace.reasoning[1]])
+    before, after = answer_template.split("{answer}")
+    text = prompt + completion + before
+    answer_start, answer_end = len(text), len(text) + len(trace.answer)
+    # A rendered template brings its own special tokens
+    ids, spans = encode_with_spans(
+        tokenizer, text + trace.answer + after, add_special_tokens=isinstance(trace.prompt, str)
+    )
+
+    holds_answer = np.flatnonzero((spans[:, 0] < answer_end) & (spans[:, 1] > answer_start))
+    if len(holds_answer) == 0:
+        problem = f"the tokenizer makes no token of the answer {trace.answer!r}"
+        return AttributedSequence(ids, (len(ids), len(ids)), [(0, 0)] * len(trace.segments), spans, problem)
+    target = (int(holds_answer[0]), int(holds_answer[-1]) + 1)
+    ids, spans = ids[: target[1]], spans[: target[1]]
+
+    # With `<think>` the white space behind it can be cut off, where the reasoning begins
+    shift = len(prompt) - cut
+    first = max(trace.reasoning[0], cut)
+    segments = [(max(a, first) + shift, max(b, first) + shift) for a, b in trace.segments]
+    problem = None
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids[target[0] :]:
+        problem = f"the answer {trace.answer!r} has a token that is not in the vocabulary"
+    runs = _token_runs(segment_of_tokens(spans, segments), len(segments))
+    return AttributedSequence(ids, target, runs, spans, problem)
+
+
+def _token_runs(index: np.ndarray, num_segments: int) -> list[Span]:
+    """Token span of each segment, from the segment of each token: tokens come in order, so each has one run."""
+    inside = np.flatnonzero(index >= 0)
+    if len(inside) == 0:
+        return [(0, 0)] * num_segments
+    first, last = inside[0], inside[-1] + 1
+    # A token without text in the middle goes with the one before it
+    ordered = np.maximum.accumulate(index[first:last])
+    bounds = (first + np.searchsorted(ordered, np.arange(num_segments + 1))).tolist()
+    return list(itertools.pairwise(bounds))

@@ -1,0 +1,16 @@
+"""The TRL-facing classes. With `cli/` the only floor that imports trl."""
+
+from .callback import SegmentAttributionCallback
+from .config import SegmentSelectiveSFTConfig
+from .data_collator import DataCollatorForSegmentSelectiveLM, SegmentTable, SelectionSummary
+from .sft_trainer import SegmentSelectiveSFTTrainer
+
+
+__all__ = [
+    "DataCollatorForSegmentSelectiveLM",
+    "SegmentAttributionCallback",
+    "SegmentSelectiveSFTConfig",
+    "SegmentSelectiveSFTTrainer",
+    "SegmentTable",
+    "SelectionSummary",
+]

@@ -1,0 +1,376 @@
+"""[`~trl.SFTTrainer`] that trains only on the segments that matter to the answer."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainingArguments
+from trl import SFTTrainer, pack_dataset
+from trl.trainer.utils import get_config_model_id
+
+from ..attribution import AttributionStore
+from ..selection import SelectionConfig
+from ..traces import (
+    Trace,
+    TraceConfig,
+    build_trace,
+    encode_with_spans,
+    join_completion,
+    locate_segments,
+    render_prompt,
+    row_name,
+    template_kwargs,
+    training_units,
+)
+from .callback import SegmentAttributionCallback
+from .config import SegmentSelectiveSFTConfig
+from .data_collator import UNITS_COLUMN, DataCollatorForSegmentSelectiveLM, SegmentTable, SelectionSummary
+
+
+class SegmentSelectiveSFTTrainer(SFTTrainer):
+    r"""
+    Trainer for segment-selective supervised fine-tuning (arXiv 2602.00425).
+
+    The model sees every trace whole; the loss is taken on the segments of its reasoning whose Integrated Gradients
+    attribution to the right answer is strong and of mixed sign, and on everything outside the reasoning. What differs
+    from [`~trl.SFTTrainer`]: dataset preparation numbers the segments of each token, the collator masks the labels of
+    dropped segments, and a callback has the attributions computed or read before the first step. The loss is TRL's.
+    With every segment kept (`tau=1`, `beta=1`) it trains exactly as [`~trl.SFTTrainer`] does.
+
+    Rows of every text format of [`~trl.SFTTrainer`] are taken, and `question`, `solution`, `answer` rows as in LIMO.
+    The right answer is read from the column `args.answer_column`, else from the completion. Traces that cannot be
+    attributed (no reasoning, no answer, ...) are trained in full, counted and named.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            See [`~trl.SFTTrainer`].
+        args ([`SegmentSelectiveSFTConfig`], *optional*):
+            Configuration. Other [`~transformers.TrainingArguments`] are converted.
+        data_collator (`Callable`, *optional*):
+            Makes batches from examples whose `labels` are already masked. Defaults to TRL's collator.
+        train_dataset ([`~datasets.Dataset`]):
+            Traces to train on.
+        eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
+            Evaluated on the full completion, so that runs compare.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            A fast tokenizer. Loaded from the model's name if `None`.
+        segmenter (`Callable[[str], list[str]]`, *optional*):
+            Takes the text of a reasoning and returns its segments in order, in place of `args.segmenter`.
+        answer_func (`Callable[[dict], str | None]`, *optional*):
+            Takes a row and returns the right answer, in place of `args.answer_column`.
+        **kwargs:
+            Everything else that [`~trl.SFTTrainer`] takes.
+
+    Raises:
+        `ValueError`: On an empty or streaming dataset, a processor for images, or a template that drops the reasoning.
+
+    Examples:
+    ```python
+    >>> from datasets import load_dataset
+    >>> from trl_segment import SegmentSelectiveSFTTrainer
+
+    >>> trainer = SegmentSelectiveSFTTrainer(
+    ...     model="Qwen/Qwen2.5-1.5B-Instruct", train_dataset=load_dataset("GAIR/LIMO", split="train")
+    ... )
+    >>> trainer.train()
+    ```
+    """
+
+    _tag_names = ["trl", "sft", "trl-segment"]
+    _name = "Segment-selective SFT"
+    _paper = {
+        "title": "Segment-Level Attribution for Selective Learning of Long Reasoning Traces",
+        "id": "2602.00425",
+        # docstyle-ignore
+        "citation": """\
+@inproceedings{wang2026segment,
+    title     = {{Segment-Level Attribution for Selective Learning of Long Reasoning Traces}},
+    author    = {Siyuan Wang and Yanchen Liu and Xiang Ren},
+    year      = 2026,
+    booktitle = {The Fourteenth International Conference on Learning Representations},
+    eprint    = {arXiv:2602.00425},
+}""",
+    }
+
+    def __init__(
+        self,
+        model,
+        args: SegmentSelectiveSFTConfig | TrainingArguments | None = None,
+        data_collator: Callable | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        segmenter: Callable[[str], list[str]] | None = None,
+        answer_func: Callable[[Mapping[str, Any]], str | None] | None = None,
+        **kwargs,
+    ):
+        args = _selective_config(args, model)
+        if isinstance(processing_class, ProcessorMixin):
+            raise ValueError(
+                f"`processing_class` is a {type(processing_class).__name__}, for a model that sees images. Segments "
+                "are spans of text: pass its tokenizer (`processing_class.tokenizer`) to train on text alone."
+            )
+        if isinstance(train_dataset, IterableDataset):
+            raise ValueError(
+                "`train_dataset` is an IterableDataset, which cannot be attributed before it is trained on. Load it "
+                "without streaming."
+            )
+        if train_dataset is not None and len(train_dataset) == 0:
+            raise ValueError("`train_dataset` is empty. Check the split and the filters it went through.")
+        if (args.dataset_kwargs or {}).get("skip_prepare_dataset"):
+            raise ValueError(
+                "`dataset_kwargs={'skip_prepare_dataset': True}` leaves no step in which tokens can be matched with "
+                "segments. Leave it out."
+            )
+        if args.assistant_only_loss and args.completion_rendering == "verbatim":
+            raise ValueError(
+                "`assistant_only_loss=True` needs the chat template's marks, which `completion_rendering='verbatim'` "
+                "does without. Set `completion_only_loss=True` instead: the loss is then on the last turn."
+            )
+        self._reader = _TraceReader(
+            config=TraceConfig(args.segmenter, args.segment_pattern, args.answer_column, args.question_template),
+            segmenter=segmenter,
+            answer_func=answer_func,
+            text_column=args.dataset_text_field,
+            formatting_func=kwargs.get("formatting_func"),
+        )
+        self.segmenter = segmenter
+        self._completion_rendering = args.completion_rendering
+        self.segment_table: SegmentTable | None = None
+        if isinstance(train_dataset, Dataset):
+            # Before the parent looks at the columns to decide what the loss is on
+            train_dataset = self._as_prompt_completion(train_dataset)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        # The parent refuses a custom collator together with packing, so ours takes its place afterwards
+        self.data_collator = DataCollatorForSegmentSelectiveLM(self.data_collator, self.segment_table.trained)
+        self.add_callback(SegmentAttributionCallback(self))
+
+    @property
+    def num_traces(self) -> int:
+        """Number of rows of the training set before packing."""
+        return len(self._trace_rows)
+
+    def get_trace(self, index: int) -> tuple[str, Trace]:
+        """
+        Name and text of a row of the training set.
+
+        Args:
+            index (`int`):
+                Row number, before shuffling and packing.
+
+        Returns:
+            `tuple[str, Trace]`: The row's `id`, or its number, and the trace.
+        """
+        row = self._trace_rows[index]
+        return row_name(row, index), self._reader(row)
+
+    def select_segments(self, store: AttributionStore, config: SelectionConfig | None = None) -> SelectionSummary:
+        """
+        Decide which segments are trained from the next batch on.
+
+        Args:
+            store ([`~trl_segment.AttributionStore`]):
+                Attributions of every trace of the training set.
+            config ([`~trl_segment.SelectionConfig`], *optional*):
+                Thresholds. Defaults to the trainer's `args`.
+
+        Returns:
+            [`SelectionSummary`]: What is kept; also printed.
+
+        Raises:
+            `ValueError`: If the store lacks a trace.
+        """
+        summary = self.segment_table.fill(store, config or self.args)
+        self.accelerator.print(summary)
+        return summary
+
+    def _as_prompt_completion(self, dataset):
+        """Question and solution rows as conversational prompt-completion rows; other formats as they are."""
+        columns = set(dataset.column_names)
+        text_formats = ({"prompt", "completion"}, {"messages"}, {"conversations"}, {self._reader.text_column})
+        if self._reader.formatting_func or "input_ids" in columns or any(f <= columns for f in text_formats):
+            return dataset
+        if self._completion_rendering == "auto":
+            self._completion_rendering = "verbatim"
+        return dataset.map(_question_to_messages, fn_kwargs={"reader": self._reader}, desc="Reading questions")
+
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        tokenizer = processing_class
+        if isinstance(processing_class, ProcessorMixin):
+            raise ValueError(
+                f"The model's processor is a {type(processing_class).__name__}, for a model that sees images. Pass "
+                "its tokenizer as `processing_class` to train on text alone."
+            )
+        # Datasets that are passed to `evaluate`, or are streamed, arrive here first
+        if isinstance(dataset, Dataset):
+            dataset = self._as_prompt_completion(dataset)
+        rows = dataset
+        if self._completion_rendering == "verbatim" and "input_ids" not in (dataset.column_names or ()):
+            dataset = dataset.map(
+                _render_verbatim,
+                fn_kwargs={"tokenizer": tokenizer, "reader": self._reader},
+                remove_columns=[c for c in ("messages", "conversations") if c in dataset.column_names],
+            )
+        if dataset_name != "train" or self.segment_table is not None:
+            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        if "input_ids" in dataset.column_names:
+            raise ValueError(
+                "`train_dataset` is already tokenized (it has 'input_ids'), so its segments cannot be found. Pass the "
+                "text, in any format that SFTTrainer takes."
+            )
+
+        # The parent tokenizes and builds labels, of everything, in order
+        whole = copy.copy(args)
+        whole.max_length, whole.shuffle_dataset = None, False
+        dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
+        self._trace_rows = rows
+        map_kwargs = {"num_proc": args.dataset_num_proc}
+        described = rows.map(
+            _describe_trace,
+            with_indices=True,
+            fn_kwargs={"reader": self._reader},
+            remove_columns=rows.column_names,
+            desc="Finding segments",
+            **map_kwargs,
+        )
+        self.segment_table = SegmentTable(
+            described["key"][:], described["name"][:], np.array(described["num_segments"][:]), described["problem"][:]
+        )
+        # Packing cuts by itself; otherwise the units are cut as the parent is about to cut tokens and labels
+        cut = slice(None)
+        if args.max_length is not None and not packing:
+            cut = slice(-args.max_length, None) if args.truncation_mode == "keep_end" else slice(args.max_length)
+        dataset = dataset.map(
+            _add_units,
+            with_indices=True,
+            fn_kwargs={
+                "rows": rows,
+                "reader": self._reader,
+                "tokenizer": tokenizer,
+                "chat_template": self.chat_template,
+                "offsets": self.segment_table.offsets,
+                "cut": (cut.start, cut.stop),
+            },
+            desc="Numbering segments",
+            **map_kwargs,
+        )
+        if not packing:
+            return super()._prepare_dataset(dataset, processing_class, args, False, None, dataset_name)
+        # The parent's packing drops the column of units, so these few lines stand in for it
+        if args.max_length is None:
+            raise ValueError("When packing is enabled, `max_length` can't be `None`.")
+        dataset = dataset.select_columns(["input_ids", "labels", UNITS_COLUMN])
+        if args.shuffle_dataset:
+            dataset = dataset.shuffle(seed=args.seed)
+        dataset = pack_dataset(dataset, args.max_length, args.packing_strategy, map_kwargs)
+        return dataset.shuffle(seed=args.seed) if args.shuffle_dataset else dataset
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        if UNITS_COLUMN not in self._signature_columns:
+            self._signature_columns.append(UNITS_COLUMN)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        counts = inputs.pop("segment_counts", None)
+        if counts is not None:
+            counts = self.accelerator.gather_for_metrics(counts).sum(dim=0).tolist()
+            trained_tokens, tokens, trained_segments, segments = counts
+            metrics = self._metrics["train" if self.model.training else "eval"]
+            metrics["trained_token_share"].append(trained_tokens / max(tokens, 1))
+            metrics["trained_segment_share"].append(trained_segments / max(segments, 1))
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+
+@dataclass
+class _TraceReader:
+    """From a row of the training set to its trace."""
+
+    config: TraceConfig
+    segmenter: Callable | None
+    answer_func: Callable | None
+    text_column: str
+    formatting_func: Callable | None
+
+    def __call__(self, row: Mapping[str, Any]) -> Trace:
+        formatted = row
+        if self.formatting_func is not None and "prompt" not in row:
+            answer = row.get(self.config.answer_column)
+            formatted = {self.text_column: self.formatting_func(row), self.config.answer_column: answer}
+        # The user's function gets the user's row
+        answer_func = None if self.answer_func is None else lambda _: self.answer_func(row)
+        return build_trace(formatted, self.config, self.segmenter, answer_func, self.text_column)
+
+
+def _selective_config(args, model) -> SegmentSelectiveSFTConfig:
+    """As the parent converts its `args`, to our class."""
+    if isinstance(args, SegmentSelectiveSFTConfig):
+        return args
+    if args is None:
+        name = model if isinstance(model, str) else get_config_model_id(model.config)
+        return SegmentSelectiveSFTConfig(f"{name.split('/')[-1]}-SFT")
+    dict_args = args.to_dict()
+    dict_args["hub_token"] = args.hub_token  # to_dict hides it
+    return SegmentSelectiveSFTConfig(**dict_args)
+
+
+def _question_to_messages(row, reader):
+    trace = reader(row)
+    return {"prompt": trace.prompt, "completion": [{"role": "assistant", "content": trace.completion}]}
+
+
+def _describe_trace(row, index, reader):
+    trace = reader(row)
+    segments = 0 if trace.problem else len(trace.segments)
+    return {"key": trace.key, "name": row_name(row, index), "num_segments": segments, "problem": trace.problem}
+
+
+def _render_verbatim(row, tokenizer, reader):
+    trace = reader(row)
+    prompt = render_prompt(trace, tokenizer)
+    bos = tokenizer.bos_token
+    # TRL tokenizes text with the tokenizer's own special tokens, of which the template has written this one already
+    doubled = [tokenizer.bos_token_id] * 2
+    if not isinstance(trace.prompt, str) and bos and tokenizer(prompt, verbose=False)["input_ids"][:2] == doubled:
+        prompt = prompt.removeprefix(bos)
+    return {"prompt": prompt, "completion": join_completion(prompt, trace.completion)[0]}
+
+
+def _training_text(row, tokenizer, chat_template, text_column) -> tuple[str, bool]:
+    """The text that TRL tokenized a prepared row from, and whether the tokenizer added special tokens."""
+    if "prompt" in row and isinstance(row["prompt"], str):
+        return row["prompt"] + row["completion"], True
+    messages = row["prompt"] + row["completion"] if "prompt" in row else row.get("messages")
+    if messages is None:
+        return row[text_column], True
+    text = tokenizer.apply_chat_template(messages, tokenize=False, chat_template=chat_template, **template_kwargs(row))
+    return text, False
+
+
+def _add_units(row, index, rows, reader, tokenizer, chat_template, offsets, cut):
+    trace = reader(rows[index])
+    if trace.problem is not None:
+        units = np.zeros(len(row["input_ids"]), dtype=np.int32)
+    else:
+        text, add_special_tokens = _training_text(row, tokenizer, chat_template, reader.text_column)
+        ids, spans = encode_with_spans(tokenizer, text, add_special_tokens)
+        if not np.array_equal(ids, row["input_ids"]):
+            raise RuntimeError(
+                f"{row_name(rows[index], index)}: TRL made {len(row['input_ids'])} tokens of this example, but its "
+                f"text gives {len(ids)} or others, so segments cannot be placed. If the chat template depends on the "
+                "time or on chance, fix it; otherwise please report this with the row."
+            )
+        segments = locate_segments(text, trace, tokenizer.name_or_path)
+        units = training_units(text, spans, segments)
+        units[units > 0] += offsets[index]
+    return {UNITS_COLUMN: units[slice(*cut)]}
