@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
             f"{name} is not in the store at {args.attributions!r}. It may belong to another dataset, or the row has "
             "changed since. Run `trl-segment attribute` on this dataset."
         )
-    console = Console(force_terminal=args.color, soft_wrap=args.color is False)
+    # Of a narrower terminal the table would lose columns
+    console = Console(force_terminal=args.color, width=max(100, Console().width))
     console.print(render_trace(name, trace, store[trace.key], args))
 
 

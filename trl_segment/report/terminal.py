@@ -66,11 +66,12 @@ def render_trace(name: str, trace: Trace, row: StoredAttribution, config: Select
     kept = select_segments(row.num_tokens, row.sum_abs, row.sum_signed, config)
     share = strength / max(strength.sum(), np.finfo(float).tiny)
 
-    table = Table(box=box.SIMPLE, title=None, pad_edge=False)
-    for heading in ("#", "tokens", "strength", "share", "consistency", "sum"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
-    table.add_column("opens with", no_wrap=True, overflow="ellipsis")
+    table = Table(box=box.SIMPLE, expand=True)
+    # In a narrow terminal the text gives way, not the numbers
+    for heading, width in (("#", 3), ("tokens", 6), ("strength", 9), ("share", 6), ("consistency", 11), ("sum", 9)):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=width)
+    table.add_column("verdict", no_wrap=True, min_width=18)
+    table.add_column("opens with", no_wrap=True, ratio=1)
     texts = trace.segment_texts
     for i, text in enumerate(texts):
         table.add_row(

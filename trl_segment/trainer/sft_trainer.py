@@ -320,7 +320,8 @@ def _selective_config(args, model) -> SegmentSelectiveSFTConfig:
         name = model if isinstance(model, str) else get_config_model_id(model.config)
         return SegmentSelectiveSFTConfig(f"{name.split('/')[-1]}-SFT")
     dict_args = args.to_dict()
-    dict_args["hub_token"] = args.hub_token  # to_dict hides it
+    # to_dict writes a placeholder for every field whose name ends so, `eos_token` of SFTConfig among them
+    dict_args.update({name: getattr(args, name) for name in dict_args if name.endswith("_token")})
     return SegmentSelectiveSFTConfig(**dict_args)
 
 

@@ -1,0 +1,123 @@
+"""The commands, run as a user would, on files."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import make_rows, tiny_model, tiny_tokenizer
+
+from trl_segment.attribution import AttributionStore
+from trl_segment.cli import main as cli
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model, rows with ids, and a store made of them by the command."""
+    folder = tmp_path_factory.mktemp("cli")
+    tokenizer = tiny_tokenizer()
+    tiny_model(tokenizer).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    rows = [{"id": f"sum-{i}", **row} for i, row in enumerate(make_rows(5))]
+    rows[3]["solution"] = "no reasoning tags, no box"
+    rows[3]["answer"] = ""
+    (folder / "traces.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    (folder / "config.yaml").write_text(
+        f"model_name_or_path: {folder / 'model'}\n"
+        f"dataset_name: {folder / 'traces.jsonl'}\n"
+        f"attributions: {folder / 'store'}\n"
+        "attribution_rule: midpoint\n"
+        "attribution_evaluations: 3\n"
+    )
+    cli.main(["attribute", "--config", str(folder / "config.yaml")])
+    return folder
+
+
+def test_attribute_stores_every_trace(folder, capsys):
+    store = AttributionStore(folder / "store")
+    assert len(store) == 5
+    assert sorted(row.name for row in store.values()) == [f"sum-{i}" for i in range(5)]
+    assert {row.name: row.problem for row in store.values()}["sum-3"] == "the answer is empty"
+    assert all(row.evaluations == 3 for row in store.values() if row.problem is None)
+    cli.main(["attribute", "--config", str(folder / "config.yaml")])
+    assert "0 attributed with 0 gradient evaluations, 5 read from the store" in capsys.readouterr().out
+
+
+def test_attribute_with_other_settings_into_the_same_store_is_refused(folder):
+    with pytest.raises(ValueError, match="evaluations: stored 3, now 4"):
+        cli.main(["attribute", "--config", str(folder / "config.yaml"), "--attribution_evaluations", "4"])
+
+
+def test_sft_trains_from_the_store(folder, tmp_path, capsys):
+    cli.main(
+        f"sft --model_name_or_path {folder / 'model'} --dataset_name {folder / 'traces.jsonl'} "
+        f"--attributions {folder / 'store'} --output_dir {tmp_path / 'out'} --max_steps 2 --logging_steps 1 "
+        "--bf16 False --use_cpu --report_to none --tau 0.3 --keep_last 0".split()
+    )
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    shown = capsys.readouterr().out
+    assert "1 x the answer is empty: sum-3" in shown
+    assert "trained_token_share" in shown
+
+
+def test_sft_with_lora_saves_an_adapter(folder, tmp_path):
+    pytest.importorskip("peft")
+    cli.main(
+        f"sft --model_name_or_path {folder / 'model'} --dataset_name {folder / 'traces.jsonl'} "
+        f"--attributions {folder / 'store'} --output_dir {tmp_path / 'out'} --max_steps 1 --use_peft --lora_r 2 "
+        "--lora_target_modules q_proj v_proj --bf16 False --use_cpu --report_to none".split()
+    )
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_inspect_shows_scores_and_verdicts(folder, capsys):
+    pytest.importorskip("rich")
+    arguments = ["--dataset_name", str(folder / "traces.jsonl"), "--attributions", str(folder / "store")]
+    cli.main(["inspect", *arguments, "--trace", "sum-1", "--color", "False", "--tau", "0.3", "--keep_last", "1"])
+    shown = capsys.readouterr().out
+    row = next(row for row in AttributionStore(folder / "store").values() if row.name == "sum-1")
+    assert "sum-1" in shown
+    assert f"{row.sum_abs[1] / row.num_tokens[1] ** 0.5:.4g}" in shown
+    assert f"{row.f_input:.3f}" in shown
+    assert "kept, always" in shown
+    assert "dropped" in shown
+    assert "\x1b" not in shown
+    cli.main(["inspect", *arguments, "--trace", "sum-1", "--color", "True"])
+    assert "\x1b[" in capsys.readouterr().out
+    cli.main(["inspect", *arguments, "--trace", "3"])
+    assert "sum-3 is trained in full: the answer is empty" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit, match="No trace 'sum-9'"):
+        cli.main(["inspect", *arguments, "--trace", "sum-9"])
+
+
+def test_a_missing_store_and_a_missing_split_are_clear(folder):
+    data = ["--dataset_name", str(folder / "traces.jsonl")]
+    with pytest.raises(FileNotFoundError, match="no attribution store"):
+        cli.main(["inspect", *data, "--attributions", str(folder / "nothing")])
+    empty = folder / "data"
+    empty.mkdir(exist_ok=True)
+    (empty / "test.jsonl").write_text((folder / "traces.jsonl").read_text())
+    with pytest.raises(ValueError, match="no split 'train', only test"):
+        cli.main(["attribute", "--model_name_or_path", str(folder / "model"), "--dataset_name", str(empty)])
+    with pytest.raises(SystemExit):
+        cli.main(["attribute", *data])
+
+
+def test_help_and_unknown_commands(capsys):
+    cli.main([])
+    assert "attribute" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="unknown command 'train'"):
+        cli.main(["train"])
+    for command in ("attribute", "sft", "inspect"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([command, "--help"])
+        assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--tau" in shown
+    assert "--attribution_rule" in shown
+
+
+def test_the_entry_point_answers_without_torch():
+    code = "import sys; from trl_segment.cli.main import main; main(['--version']); assert 'torch' not in sys.modules"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.strip()
