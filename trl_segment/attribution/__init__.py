@@ -4,6 +4,7 @@ from .config import AttributionConfig
 from .integrated_gradients import BASELINES, PATHS, Attribution, IntegratedGradients
 from .quadrature import RULES
 from .runner import AttributionSummary, attribute_traces, attribution_settings
+from .scorers import SCORERS, SegmentScorer
 from .store import AttributionStore, StoredAttribution
 
 
@@ -11,11 +12,13 @@ __all__ = [
     "BASELINES",
     "PATHS",
     "RULES",
+    "SCORERS",
     "Attribution",
     "AttributionConfig",
     "AttributionStore",
     "AttributionSummary",
     "IntegratedGradients",
+    "SegmentScorer",
     "StoredAttribution",
     "attribute_traces",
     "attribution_settings",

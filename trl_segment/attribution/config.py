@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 from ..traces.alignment import ANSWER_TEMPLATE
 from ..traces.trace import TraceConfig
-from .integrated_gradients import BASELINES, PATHS
+from .integrated_gradients import BASELINES, PATHS, STOPS
 from .quadrature import RULES, check_rule
+from .scorers import SCORERS
 
 
 @dataclass
@@ -14,11 +15,24 @@ class AttributionConfig(TraceConfig):
     How traces are attributed. Extends [`~trl_segment.traces.TraceConfig`].
 
     Parameters:
-        attribution_rule (`str`, *optional*, defaults to `"paper"`):
-            Quadrature rule: `"paper"` (the published sum with both ends in full), `"midpoint"`, `"trapezoid"` or
+        attribution_scorer (`str`, *optional*, defaults to `"integrated_gradients"`):
+            What scores the segments: Integrated Gradients, or for comparison `"gradient_x_input"`, `"perplexity"`,
+            `"entropy"`, `"confidence_gain"` or `"random"`.
+        attribution_rule (`str`, *optional*, defaults to `"simpson"`):
+            Quadrature rule: `"simpson"` (adaptive), `"density"` (midpoints where the first traces' mass lies), or with
+            fixed nodes `"paper"` (the published sum with both ends in full), `"midpoint"`, `"trapezoid"` or
             `"gauss_legendre"`.
-        attribution_evaluations (`int`, *optional*, defaults to `50`):
-            Gradient evaluations per trace.
+        attribution_evaluations (`int`, *optional*):
+            Gradient evaluations per trace; for `"simpson"` the cap. Defaults to 64 for `"simpson"`, 32 for
+            `"density"`, else the paper's 50.
+        attribution_tolerance (`float`, *optional*, defaults to `0.02`):
+            `"simpson"` stops when its panels' completeness defects add up to at most this share of
+            `|F(input) - F(baseline)|`.
+        attribution_stop (`str`, *optional*, defaults to `"tolerance"`):
+            `"decision"` lets `"simpson"` stop earlier, when the remaining error no longer changes which segments are
+            kept at the thresholds at hand. Other thresholds may then want the scores made again.
+        attribution_noise_samples (`int`, *optional*, defaults to `0`):
+            SmoothGrad: average over this many noisy copies of the input, at as many times the cost.
         attribution_path (`str`, *optional*, defaults to `"all"`):
             What moves from baseline to input: `"all"` tokens (the paper) or the `"reasoning"` alone.
         attribution_baseline (`str`, *optional*, defaults to `"pad"`):
@@ -34,11 +48,39 @@ class AttributionConfig(TraceConfig):
         `ValueError`: On a value that cannot work.
     """
 
-    attribution_rule: str = field(
-        default="paper",
-        metadata={"help": "Quadrature rule of Integrated Gradients.", "choices": list(RULES)},
+    attribution_scorer: str = field(
+        default="integrated_gradients",
+        metadata={"help": "What scores the segments.", "choices": list(SCORERS)},
     )
-    attribution_evaluations: int = field(default=50, metadata={"help": "Gradient evaluations per trace."})
+    attribution_rule: str = field(
+        default="simpson",
+        metadata={
+            "help": "Quadrature rule of Integrated Gradients: 'simpson' is adaptive, 'density' places midpoints by "
+            "the first traces, 'paper' is the published sum.",
+            "choices": list(RULES),
+        },
+    )
+    attribution_evaluations: int | None = field(
+        default=None,
+        metadata={
+            "help": "Gradient evaluations per trace; for 'simpson' the cap. Default: 64 for 'simpson', 32 for "
+            "'density', else 50."
+        },
+    )
+    attribution_tolerance: float = field(
+        default=0.02,
+        metadata={"help": "'simpson' stops when its completeness defects are under this share of F's increase."},
+    )
+    attribution_stop: str = field(
+        default="tolerance",
+        metadata={
+            "help": "'decision' lets 'simpson' stop when the error no longer changes which segments are kept.",
+            "choices": list(STOPS),
+        },
+    )
+    attribution_noise_samples: int = field(
+        default=0, metadata={"help": "SmoothGrad: average over this many noisy copies of the input."}
+    )
     attribution_path: str = field(
         default="all",
         metadata={
@@ -64,9 +106,19 @@ class AttributionConfig(TraceConfig):
 
     def __post_init__(self):
         check_rule(self.attribution_rule, self.attribution_evaluations)
-        if self.attribution_path not in PATHS:
+        for name, known in (("scorer", SCORERS), ("stop", STOPS), ("path", PATHS)):
+            value = getattr(self, f"attribution_{name}")
+            if value not in known:
+                raise ValueError(f"Unknown attribution {name} {value!r}. Pass one of {', '.join(map(repr, known))}.")
+        if not 0 < self.attribution_tolerance < 1:
             raise ValueError(
-                f"Unknown attribution path {self.attribution_path!r}. Pass one of {', '.join(map(repr, PATHS))}."
+                f"`attribution_tolerance` is a share of F's increase and must be in (0, 1), but "
+                f"{self.attribution_tolerance} was passed."
+            )
+        if self.attribution_noise_samples < 0:
+            raise ValueError(
+                f"`attribution_noise_samples` counts and cannot be negative, but {self.attribution_noise_samples} was "
+                "passed."
             )
         if self.attribution_baseline not in BASELINES and not str(self.attribution_baseline).isdigit():
             raise ValueError(

@@ -8,6 +8,8 @@ of every gradient only its inner product with (input - baseline) is kept, one nu
 with the number of nodes.
 """
 
+import contextlib
+import functools
 import inspect
 import math
 from collections.abc import Iterator, Sequence
@@ -16,16 +18,30 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from .quadrature import Evaluation, check_rule, start_rule
+from ..selection import SelectionConfig
+from .decision import SelectionSettled, sum_over_segments
+from .quadrature import (
+    FIXED_RULES,
+    Evaluation,
+    Steps,
+    adaptive_simpson,
+    check_rule,
+    default_evaluations,
+    density_midpoints,
+    integrate_fixed,
+)
 
 
 logger = logging.get_logger(__name__)
 
 BASELINES = ("pad", "eos", "zero", "mean")
 PATHS = ("all", "reasoning")
+STOPS = ("tolerance", "decision")
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,9 @@ class Attribution:
             Gradient evaluations (one forward and one backward pass over one sequence) spent.
         stopped_by (`str`):
             Why the rule spent no more, see [`~trl_segment.attribution.quadrature.Integral`].
+        defect (`float`):
+            Quadrature error in nats, as far as completeness shows it: for the adaptive rule the errors of its panels
+            added up regardless of sign, else that of the whole sum.
         num_tokens (`np.ndarray`):
             Token count of each segment, shape (segments,).
         sum_abs (`np.ndarray`):
@@ -59,6 +78,7 @@ class Attribution:
     f_baseline: float
     evaluations: int
     stopped_by: str
+    defect: float
     num_tokens: np.ndarray
     sum_abs: np.ndarray
     sum_signed: np.ndarray
@@ -81,10 +101,20 @@ class IntegratedGradients:
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             Causal language model. It is used in evaluation mode with frozen parameters and left as it was found.
-        rule (`str`, *optional*, defaults to `"paper"`):
-            Quadrature rule, one of [`~trl_segment.attribution.quadrature.RULES`].
-        evaluations (`int`, *optional*, defaults to `50`):
-            Gradient evaluations per sequence.
+        rule (`str`, *optional*, defaults to `"simpson"`):
+            Quadrature rule, one of [`~trl_segment.attribution.quadrature.RULES`]. `"simpson"` bisects where
+            completeness fails most; `"density"` puts midpoints where `density` has its mass; `"paper"` is the
+            published sum.
+        evaluations (`int`, *optional*):
+            Gradient evaluations per sequence; for `"simpson"` the cap. Defaults to 64 for `"simpson"`, 32 for
+            `"density"`, else the paper's 50.
+        tolerance (`float`, *optional*, defaults to `0.02`):
+            `"simpson"` stops when its panels' defects add up to at most this share of `|F(input) - F(baseline)|`.
+        stop (`str`, *optional*, defaults to `"tolerance"`):
+            `"decision"` lets `"simpson"` stop earlier, when the remaining error no longer changes which segments
+            `selection` keeps.
+        selection ([`~trl_segment.SelectionConfig`], *optional*):
+            Thresholds that `stop="decision"` is for. Defaults to the paper's.
         path (`str`, *optional*, defaults to `"all"`):
             What moves from baseline to input: `"all"` tokens together (the paper), or the `"reasoning"` alone, from
             the first segment to the last, while prompt and answer stay. The second is another quantity: what the
@@ -92,44 +122,64 @@ class IntegratedGradients:
         baseline (`str` or `int`, *optional*, defaults to `"pad"`):
             Where the path starts at every position: the embedding of the `"pad"` (the paper) or `"eos"` token of
             `model.config` or of a token ID, the `"mean"` of all embeddings, or `"zero"`.
+        density (`np.ndarray`, *optional*):
+            For `rule="density"`: what [`~IntegratedGradients.learn_density`] returned.
+        noise_samples (`int`, *optional*, defaults to `0`):
+            SmoothGrad: if positive, attributions (and F) are averaged over this many noisy copies of the input, at as
+            many times the cost.
+        noise_scale (`float`, *optional*, defaults to `0.1`):
+            Standard deviation of that noise, as a share of the standard deviation of the input's embeddings.
         max_tokens_per_forward (`int`, *optional*, defaults to `16384`):
-            Token budget of one forward pass. As many nodes of a sequence run together as fit, at least one.
+            Token budget of one forward pass. As many nodes of a sequence run together as fit, at least one; a sequence
+            longer than the budget runs with gradient checkpointing. Out of memory halves the budget and tries again.
 
     Raises:
-        `ValueError`: On an unknown rule, path or baseline, or a model without the token of the baseline.
+        `ValueError`: On an unknown rule, path, stop or baseline, or a model without the token of the baseline.
 
     Examples:
     ```python
-    >>> engine = IntegratedGradients(model, rule="midpoint", evaluations=32)
+    >>> engine = IntegratedGradients(model)
     >>> result = engine.attribute(input_ids, target=(90, 93), segments=[(12, 40), (40, 85)])
-    >>> result.sum_signed, result.completeness_gap
+    >>> result.sum_signed, result.defect, result.evaluations, result.stopped_by
     ```
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        rule: str = "paper",
-        evaluations: int = 50,
+        rule: str = "simpson",
+        evaluations: int | None = None,
+        tolerance: float = 0.02,
+        stop: str = "tolerance",
+        selection: SelectionConfig | None = None,
         path: str = "all",
         baseline: str | int = "pad",
+        density: np.ndarray | None = None,
+        noise_samples: int = 0,
+        noise_scale: float = 0.1,
         max_tokens_per_forward: int = 16384,
     ):
         check_rule(rule, evaluations)
         if path not in PATHS:
             raise ValueError(f"Unknown path {path!r}. Pass one of {', '.join(map(repr, PATHS))}.")
+        if stop not in STOPS:
+            raise ValueError(f"Unknown stop {stop!r}. Pass one of {', '.join(map(repr, STOPS))}.")
         self.model = model
         self.rule = rule
-        self.evaluations = evaluations
+        self.evaluations = default_evaluations(rule) if evaluations is None else evaluations
+        self.tolerance = tolerance
+        self.stop = stop
+        self.selection = selection or SelectionConfig()
         self.path = path
+        self.density = density
+        self.noise_samples = noise_samples
+        self.noise_scale = noise_scale
         self.max_tokens_per_forward = max_tokens_per_forward
         self.baseline = resolve_baseline(model, baseline)
-        # PEFT and accelerate wrap `forward` in `*args, **kwargs`; what the model itself takes decides
-        unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self._slices_logits = "logits_to_keep" in inspect.signature(type(unwrapped).forward).parameters
-        if not self._slices_logits:
+        # Its forward may be wrapped, so its class is asked
+        if "logits_to_keep" not in inspect.signature(type(unwrap_adapter(model)).forward).parameters:
             logger.warning(
-                f"{type(unwrapped).__name__} computes the logits of every position (its forward has no "
+                f"{type(unwrap_adapter(model)).__name__} computes the logits of every position (its forward has no "
                 "`logits_to_keep`), which costs memory in proportion to tokens times vocabulary."
             )
 
@@ -158,49 +208,116 @@ class IntegratedGradients:
                 the path needs segments and there are none.
         """
         segments = list(segments or [])
-        ids = torch.as_tensor(np.asarray(input_ids), dtype=torch.long).reshape(-1)
-        start, end = target
-        if not 0 < start < end <= len(ids):
+        ids, targets = split_target(input_ids, target, segments)
+        if (self.path == "reasoning" or (self.stop == "decision" and self.rule == "simpson")) and not segments:
             raise ValueError(
-                f"The target {target} must be a token span with something before it, inside a sequence of "
-                f"{len(ids)} tokens: 0 < start < end <= {len(ids)}."
+                f"path={self.path!r} with stop={self.stop!r} needs the segments of the sequence. Pass `segments`."
             )
-        if any(not 0 <= a <= b <= len(ids) for a, b in segments):
-            raise ValueError(f"Segments must lie inside the {len(ids)} tokens of the sequence, but got {segments}.")
-        if self.path == "reasoning" and not segments:
-            raise ValueError("The path 'reasoning' needs the segments that make it up. Pass `segments`.")
-
-        # The last target token predicts nothing that counts, so it is not fed
-        ids = ids[: end - 1]
-        with attribution_mode(self.model), _EmbeddingSwap(self.model.get_input_embeddings()) as swap:
-            targets = torch.as_tensor(np.asarray(input_ids)[start:end].astype(np.int64))
-            run = _Run(self.model, swap, ids, targets, self._slices_logits)
+        with attribution_mode(self.model), EmbeddingSwap(self.model.get_input_embeddings()) as swap:
+            run = Passes(self.model, swap, ids, targets)
             f_input, real = run.capture(ids)
             f_baseline, base = self._baseline(run, ids, real, segments)
-            rule = start_rule(self.rule, self.evaluations)
-            batch = max(1, self.max_tokens_per_forward // len(ids))
-            nodes = next(rule)
-            while True:
-                evaluations = []
-                for first in range(0, len(nodes), batch):
-                    evaluations += run.evaluate(nodes[first : first + batch], real, base)
-                try:
-                    nodes = rule.send(evaluations)
-                except StopIteration as stop:
-                    integral = stop.value
-                    break
+            inputs, values = [real], [f_input]
+            if self.noise_samples > 0:
+                generator = torch.Generator().manual_seed(0)
+                scale = self.noise_scale * real.std()
+                inputs = [
+                    real + scale * torch.randn(real.shape, generator=generator).to(real)
+                    for _ in range(self.noise_samples)
+                ]
+                values = [run.forward_only(noisy) for noisy in inputs]
+            integrals = [self._integrate(run, noisy, base, segments) for noisy in inputs]
 
-        tokens = np.append(integral.attributions, 0.0)
+        # The target's last token was not fed: nothing that F depends on comes after it
+        tokens = np.append(np.mean([integral.attributions for integral in integrals], axis=0), 0.0)
+        num_tokens, sum_abs, sum_signed = sum_over_segments(tokens, segments)
+        f_input = float(np.mean(values))
+        defects = [integral.defect for integral in integrals]
+        if np.isnan(defects).any():
+            defects = [abs(tokens.sum() - (f_input - f_baseline))]
         return Attribution(
             tokens=tokens,
             f_input=f_input,
             f_baseline=f_baseline,
-            evaluations=integral.evaluations,
-            stopped_by=integral.stopped_by,
-            num_tokens=np.array([b - a for a, b in segments], dtype=np.int64),
-            sum_abs=np.array([np.abs(tokens[a:b]).sum() for a, b in segments]),
-            sum_signed=np.array([tokens[a:b].sum() for a, b in segments]),
+            evaluations=sum(integral.evaluations for integral in integrals),
+            stopped_by=integrals[-1].stopped_by,
+            defect=float(np.mean(defects)),
+            num_tokens=num_tokens,
+            sum_abs=sum_abs,
+            sum_signed=sum_signed,
         )
+
+    def learn_density(
+        self,
+        sequences: Sequence[tuple[Sequence[int], tuple[int, int], Sequence[tuple[int, int]]]],
+        cells: int = 64,
+    ) -> np.ndarray:
+        """
+        Where along the path `|dF|` lies, by forward passes alone, for `rule="density"`.
+
+        Args:
+            sequences (`Sequence[tuple]`):
+                Token IDs, target span and segment spans of some sequences, 8 or so.
+            cells (`int`, *optional*, defaults to `64`):
+                Equal cells of [0, 1]; a sequence costs one forward pass per cell and one more.
+
+        Returns:
+            `np.ndarray`: Share of each cell, mean over the sequences, shape (cells,).
+        """
+        shares = []
+        for input_ids, target, segments in sequences:
+            ids, targets = split_target(input_ids, target, segments)
+            with attribution_mode(self.model), EmbeddingSwap(self.model.get_input_embeddings()) as swap:
+                run = Passes(self.model, swap, ids, targets)
+                f_input, real = run.capture(ids)
+                f_baseline, base = self._baseline(run, ids, real, list(segments))
+                inner = [run.forward_only(base + i / cells * (real - base)) for i in range(1, cells)]
+            mass = np.abs(np.diff([f_baseline, *inner, f_input]))
+            shares.append(mass / mass.sum())
+        return np.mean(shares, axis=0)
+
+    def _integrate(self, run, real, base, segments):
+        """Run the rule from baseline to input."""
+        rule = self._start_rule(segments)
+        nodes = next(rule)
+        while True:
+            try:
+                nodes = rule.send(self._evaluate(run, nodes, real, base))
+            except StopIteration as stop:
+                return stop.value
+
+    def _start_rule(self, segments) -> Steps:
+        if self.rule == "simpson":
+            settled = SelectionSettled(segments, self.selection) if self.stop == "decision" else None
+            return adaptive_simpson(self.evaluations, self.tolerance, settled)
+        if self.rule == "density":
+            if self.density is None:
+                raise ValueError("rule='density' needs a density. Pass what `learn_density` returned as `density`.")
+            return integrate_fixed(*density_midpoints(self.density, self.evaluations))
+        return integrate_fixed(*FIXED_RULES[self.rule](self.evaluations))
+
+    def _evaluate(self, run, nodes, real, base) -> list[Evaluation]:
+        """The integrand at some nodes, as many in one pass as the budget allows."""
+        evaluations = []
+        while len(evaluations) < len(nodes):
+            batch = max(1, self.max_tokens_per_forward // len(run.ids))
+            checkpointed = len(run.ids) > self.max_tokens_per_forward
+            try:
+                with checkpointing(self.model) if checkpointed else contextlib.nullcontext():
+                    evaluations += run.evaluate(nodes[len(evaluations) :][:batch], real, base)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                if checkpointed:
+                    raise MemoryError(
+                        f"A sequence of {len(run.ids):,} tokens does not fit on {run.ids.device} even alone and with "
+                        "gradient checkpointing. Use a device with more memory, a lower precision (`dtype`), a "
+                        "memory-saving attention kernel (`attn_implementation`), or leave out longer traces."
+                    ) from error
+                # Half of what failed; under the sequence's length that means checkpointing
+                self.max_tokens_per_forward = max(1, min(batch, len(nodes)) * len(run.ids) // 2)
+                logger.warning(f"Out of memory: continuing with {self.max_tokens_per_forward:,} tokens per forward.")
+        return evaluations
 
     def _baseline(self, run, ids, real, segments):
         """F of the baseline and its embeddings, shape (tokens, hidden)."""
@@ -271,6 +388,11 @@ def resolve_baseline(model: PreTrainedModel, baseline: str | int) -> int | torch
     return int(token_id)
 
 
+def unwrap_adapter(model: torch.nn.Module) -> torch.nn.Module:
+    """The model inside a PEFT model, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 @contextmanager
 def attribution_mode(model: torch.nn.Module) -> Iterator[None]:
     """
@@ -294,7 +416,67 @@ def attribution_mode(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
-class _EmbeddingSwap:
+@contextmanager
+def checkpointing(model: torch.nn.Module) -> Iterator[None]:
+    """
+    Recompute activations layer by layer in the backward pass, in evaluation mode.
+
+    The models' own switch acts in training mode only, where dropout would act too.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model whose [`~transformers.modeling_layers.GradientCheckpointingLayer`]s are wrapped meanwhile.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    own = [layer.__dict__.get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    # The CPU allocator raises a plain RuntimeError
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def split_target(input_ids, target: tuple[int, int], segments: Sequence[tuple[int, int]]):
+    """
+    What the model is fed and what it is to predict.
+
+    Args:
+        input_ids (`Sequence[int]`, `np.ndarray` or `torch.Tensor`):
+            Token IDs, shape (tokens,).
+        target (`tuple[int, int]`):
+            Token span whose log-probability counts.
+        segments (`Sequence[tuple[int, int]]`):
+            Token spans that must lie inside.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: The IDs in front of the target's last token, and the target's IDs.
+
+    Raises:
+        `ValueError`: If a span is empty, has nothing before it or leaves the sequence.
+    """
+    ids = torch.as_tensor(np.asarray(input_ids), dtype=torch.long).reshape(-1)
+    start, end = target
+    if not 0 < start < end <= len(ids):
+        raise ValueError(
+            f"The target {target} must be a token span with something before it, inside a sequence of {len(ids)} "
+            f"tokens: 0 < start < end <= {len(ids)}."
+        )
+    if any(not 0 <= a <= b <= len(ids) for a, b in segments):
+        raise ValueError(f"Segments must lie inside the {len(ids)} tokens of the sequence, but got {segments}.")
+    return ids[: end - 1], ids[start:end]
+
+
+class EmbeddingSwap:
     """A hook on the embedding module: hands out what it computed, or puts other embeddings in its place."""
 
     def __init__(self, embedding: torch.nn.Module):
@@ -318,14 +500,27 @@ class _EmbeddingSwap:
         return self.replacement.to(output.dtype)
 
 
-class _Run:
-    """The passes over one sequence."""
+class Passes:
+    """
+    The passes over one sequence.
 
-    def __init__(self, model, swap, ids, targets, slices_logits):
+    Args:
+        model (`torch.nn.Module`):
+            Model in [`attribution_mode`].
+        swap ([`EmbeddingSwap`]):
+            Hook on its embedding module.
+        ids (`torch.Tensor`):
+            Token IDs to feed, shape (tokens,).
+        targets (`torch.Tensor`):
+            Token IDs that the last positions are to predict, shape (targets,).
+    """
+
+    def __init__(self, model: torch.nn.Module, swap: EmbeddingSwap, ids: torch.Tensor, targets: torch.Tensor):
         self.model, self.swap = model, swap
         device = model.get_input_embeddings().weight.device
         self.ids, self.targets = ids.to(device), targets.to(device)
-        self.slices_logits = slices_logits
+        # PEFT wraps `forward` in `*args, **kwargs`; what the model itself takes decides
+        self.slices_logits = "logits_to_keep" in inspect.signature(type(unwrap_adapter(model)).forward).parameters
 
     def _log_probability(self, ids: torch.Tensor) -> torch.Tensor:
         """F of each row of `ids`, shape (batch,), float32."""

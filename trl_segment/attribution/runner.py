@@ -1,6 +1,7 @@
 """Attribute many traces into a store."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,9 +11,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..traces import Trace, TraceConfig, attributed_sequence
+from ..selection import SelectionConfig
+from ..traces import AttributedSequence, Trace, TraceConfig, attributed_sequence
 from .config import AttributionConfig
 from .integrated_gradients import IntegratedGradients, resolve_baseline
+from .quadrature import default_evaluations
+from .scorers import SegmentScorer
 from .store import AttributionStore, StoredAttribution
 
 
@@ -20,6 +24,9 @@ logger = logging.get_logger(__name__)
 
 # Raised when the same inputs give other scores than before
 _SCORES_VERSION = 1
+
+# From how many traces at the start the rule "density" learns where to place its nodes
+_DENSITY_TRACES = 8
 
 
 @dataclass
@@ -77,6 +84,10 @@ def attribution_settings(
         `dict`: JSON-compatible.
     """
     baseline = resolve_baseline(model, config.attribution_baseline)
+    evaluations = config.attribution_evaluations
+    decision = {}
+    if config.attribution_stop == "decision":
+        decision = {field.name: getattr(_thresholds(config), field.name) for field in fields(SelectionConfig)}
     vocabulary = hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
     template = hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()[:16]
     return {
@@ -88,8 +99,13 @@ def attribution_settings(
         "tokenizer": vocabulary,
         "chat_template": template,
         **{field.name: getattr(config, field.name) for field in fields(TraceConfig)},
+        "scorer": config.attribution_scorer,
         "rule": config.attribution_rule,
-        "evaluations": config.attribution_evaluations,
+        "evaluations": default_evaluations(config.attribution_rule) if evaluations is None else evaluations,
+        "tolerance": config.attribution_tolerance,
+        "stop": config.attribution_stop,
+        "decision": decision,
+        "noise_samples": config.attribution_noise_samples,
         "path": config.attribution_path,
         "baseline": str(config.attribution_baseline),
         "baseline_token": baseline if isinstance(baseline, int) else None,
@@ -158,18 +174,13 @@ def attribute_traces(
     Returns:
         [`AttributionSummary`]: What was done, and what was skipped and why. Skipped traces are logged by name.
     """
-    engine = IntegratedGradients(
-        model,
-        rule=config.attribution_rule,
-        evaluations=config.attribution_evaluations,
-        path=config.attribution_path,
-        baseline=config.attribution_baseline,
-        max_tokens_per_forward=config.attribution_max_tokens,
-    )
+    traces = iter(traces)
+    first = list(itertools.islice(traces, _DENSITY_TRACES))
+    engine = _make_engine(model, tokenizer, config, store, [trace for _, trace in first])
     summary = AttributionSummary()
     seen = set()
     tokens = 0
-    bar = tqdm(traces, total=total, desc="Attributing", unit="trace", disable=not progress)
+    bar = tqdm(itertools.chain(first, traces), total=total, desc="Attributing", unit="trace", disable=not progress)
     try:
         for name, trace in bar:
             summary.traces += 1
@@ -201,23 +212,60 @@ def attribute_traces(
     return summary
 
 
-def _attribute(name, trace, engine, tokenizer, config) -> StoredAttribution:
-    def skipped(problem):
-        return StoredAttribution(key=trace.key, name=name, problem=problem)
+def _make_engine(model, tokenizer, config, store, first_traces) -> IntegratedGradients | SegmentScorer:
+    if config.attribution_scorer != "integrated_gradients":
+        return SegmentScorer(model, config.attribution_scorer, config.attribution_max_tokens)
+    engine = IntegratedGradients(
+        model,
+        rule=config.attribution_rule,
+        evaluations=config.attribution_evaluations,
+        tolerance=config.attribution_tolerance,
+        stop=config.attribution_stop,
+        selection=_thresholds(config),
+        path=config.attribution_path,
+        baseline=config.attribution_baseline,
+        noise_samples=config.attribution_noise_samples,
+        max_tokens_per_forward=config.attribution_max_tokens,
+    )
+    if config.attribution_rule == "density":
+        engine.density = store.read_array("density")
+        if engine.density is None:
+            sequences = [_sequence(trace, tokenizer, model, config)[0] for trace in first_traces]
+            sequences = [(s.input_ids, s.target, s.segments) for s in sequences if s is not None]
+            if sequences:
+                engine.density = engine.learn_density(sequences)
+                store.write_array("density", engine.density)
+    return engine
 
+
+def _thresholds(config) -> SelectionConfig:
+    """The thresholds that a decision is for: those of the run, or the paper's."""
+    return config if isinstance(config, SelectionConfig) else SelectionConfig()
+
+
+def _sequence(trace, tokenizer, model, config) -> tuple[AttributedSequence | None, str | None]:
+    """The attributed sequence, or why there is none."""
     if trace.problem is not None:
-        return skipped(trace.problem)
+        return None, trace.problem
     if len(trace.segments) < 2:
-        return skipped("one segment only, nothing to select")
+        return None, "one segment only, nothing to select"
     sequence = attributed_sequence(trace, tokenizer, config.answer_template)
     if sequence.problem is not None:
-        return skipped(sequence.problem)
-    longest = getattr(engine.model.config.get_text_config(), "max_position_embeddings", None)
+        return None, sequence.problem
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and len(sequence.input_ids) > longest:
-        return skipped(f"longer than the attribution model's {longest:,} positions")
+        return None, f"longer than the attribution model's {longest:,} positions"
+    return sequence, None
+
+
+def _attribute(name, trace, engine, tokenizer, config) -> StoredAttribution:
+    sequence, problem = _sequence(trace, tokenizer, engine.model, config)
+    if problem is not None:
+        return StoredAttribution(key=trace.key, name=name, problem=problem)
     result = engine.attribute(sequence.input_ids, sequence.target, sequence.segments)
     if not result.finite:
-        return skipped("the attributions are not finite (NaN or infinite)")
+        problem = "the attributions are not finite (NaN or infinite)"
+        return StoredAttribution(key=trace.key, name=name, problem=problem)
     return StoredAttribution(
         key=trace.key,
         name=name,
@@ -228,6 +276,7 @@ def _attribute(name, trace, engine, tokenizer, config) -> StoredAttribution:
         f_input=result.f_input,
         f_baseline=result.f_baseline,
         completeness_gap=result.completeness_gap,
+        defect=result.defect,
         evaluations=result.evaluations,
         stopped_by=result.stopped_by,
     )

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -28,6 +29,7 @@ _SCHEMA = pa.schema(
         ("f_input", pa.float64()),
         ("f_baseline", pa.float64()),
         ("completeness_gap", pa.float64()),
+        ("defect", pa.float64()),
         ("evaluations", pa.int32()),
         ("stopped_by", pa.string()),
     ]
@@ -60,6 +62,8 @@ class StoredAttribution:
             The same at the baseline.
         completeness_gap (`float`):
             Sum of all token attributions minus (`f_input - f_baseline`).
+        defect (`float`):
+            Quadrature error in nats, as far as completeness shows it.
         evaluations (`int`):
             Gradient evaluations spent.
         stopped_by (`str`):
@@ -76,6 +80,7 @@ class StoredAttribution:
     f_input: float | None = None
     f_baseline: float | None = None
     completeness_gap: float | None = None
+    defect: float | None = None
     evaluations: int = 0
     stopped_by: str | None = None
 
@@ -176,6 +181,32 @@ class AttributionStore(Mapping):
             self._write(f"part-{uuid.uuid4().hex}.parquet", list(self._rows.values()))
             for part in parts:  # killed before this, rows stand twice under one key, which does no harm
                 part.unlink()
+
+    def write_array(self, name: str, values: np.ndarray) -> None:
+        """
+        Keep an array that the scores depend on beside them.
+
+        Args:
+            name (`str`):
+                Its name.
+            values (`np.ndarray`):
+                Numbers, shape (values,).
+        """
+        _write_atomically(self.path / f"{name}.json", json.dumps(np.asarray(values).tolist()).encode())
+
+    def read_array(self, name: str) -> np.ndarray | None:
+        """
+        Read what [`~AttributionStore.write_array`] wrote.
+
+        Args:
+            name (`str`):
+                Its name.
+
+        Returns:
+            `np.ndarray` or `None`: The array, shape (values,), if there is one.
+        """
+        file = self.path / f"{name}.json"
+        return np.array(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
     def _write(self, name, rows):
         table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA)

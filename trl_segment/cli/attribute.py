@@ -6,14 +6,16 @@ from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from ..attribution import AttributionConfig, AttributionStore, attribute_traces, attribution_settings
 from ..attribution.loading import load_attribution_model
+from ..selection import SelectionConfig
 from ..traces import build_trace, row_name
 from .data import load_train_split
 
 
 @dataclass
-class AttributeArguments(AttributionConfig):
+class AttributeArguments(SelectionConfig, AttributionConfig):
     """
-    Arguments of `trl-segment attribute` besides TRL's. Extends [`~trl_segment.AttributionConfig`].
+    Arguments of `trl-segment attribute` besides TRL's. Extends [`~trl_segment.AttributionConfig`], and
+    [`~trl_segment.SelectionConfig`], whose thresholds count only for `attribution_stop="decision"`.
 
     Parameters:
         attributions (`str`, *optional*, defaults to `"attributions"`):

@@ -60,6 +60,12 @@ class SegmentAttributionCallback(TrainerCallback):
                 f"Attribution inside a {accelerator.distributed_type.value} run is not supported yet. Make the "
                 "attributions first with `trl-segment attribute` and pass their folder as `attributions`."
             )
+        if args.attribution_rule == "density" and accelerator.num_processes > 1:
+            raise NotImplementedError(
+                "The rule 'density' learns from the first traces of one process, but this run has "
+                f"{accelerator.num_processes}. Use another rule, or make the attributions first with `trl-segment "
+                "attribute`."
+            )
         model = accelerator.unwrap_model(self.trainer.model)
         tokenizer = self.trainer.processing_class
         settings = attribution_settings(model, tokenizer, args, autocast=accelerator.mixed_precision)

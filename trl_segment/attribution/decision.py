@@ -1,0 +1,60 @@
+"""When more quadrature cannot change which segments are kept."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..selection import SelectionConfig, select_segments
+
+
+def sum_over_segments(tokens: np.ndarray, segments: Sequence[tuple[int, int]]) -> tuple[np.ndarray, ...]:
+    """
+    The three numbers per segment that selection needs.
+
+    Args:
+        tokens (`np.ndarray`):
+            Signed attribution of each token, shape (tokens,).
+        segments (`Sequence[tuple[int, int]]`):
+            Token span of each segment.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray, np.ndarray]`: Token count (int64), sum of absolute and sum of signed
+        attributions (float64), each of shape (segments,).
+    """
+    num_tokens = np.array([b - a for a, b in segments], dtype=np.int64)
+    sum_abs = np.array([np.abs(tokens[a:b]).sum() for a, b in segments], dtype=np.float64)
+    sum_signed = np.array([tokens[a:b].sum() for a, b in segments], dtype=np.float64)
+    return num_tokens, sum_abs, sum_signed
+
+
+class SelectionSettled:
+    """
+    Says, round by round, whether the selection of segments still depends on the quadrature error.
+
+    It does not if the last three rounds kept the same segments, and would have kept the same under the estimated error
+    of the whole integral or of any one panel, added or subtracted.
+
+    Args:
+        segments (`Sequence[tuple[int, int]]`):
+            Token span of each segment.
+        config ([`~trl_segment.SelectionConfig`]):
+            The thresholds that the attributions are for.
+    """
+
+    def __init__(self, segments: Sequence[tuple[int, int]], config: SelectionConfig):
+        self.segments, self.config = segments, config
+        self._kept: list[np.ndarray] = []
+
+    def __call__(self, attributions: np.ndarray, errors: list[np.ndarray]) -> bool:
+        kept = self._select(attributions)
+        self._kept = [*self._kept[-2:], kept]
+        if len(self._kept) < 3 or not all(np.array_equal(kept, earlier) for earlier in self._kept):
+            return False
+        return all(
+            np.array_equal(kept, self._select(attributions + sign * error))
+            for error in (sum(errors), *errors)
+            for sign in (1, -1)
+        )
+
+    def _select(self, attributions):
+        return select_segments(*sum_over_segments(attributions, self.segments), self.config)
