@@ -193,6 +193,9 @@ def unit_mask(kept: np.ndarray, transition: str = "after_kept") -> np.ndarray:
 
     Returns:
         `np.ndarray`: Shape (2 * segments,): at `2 * i` the opening word of segment `i`, at `2 * i + 1` the rest.
+
+    Raises:
+        `ValueError`: On an unknown transition.
     """
     kept = np.asarray(kept, dtype=bool)
     openings = kept.copy()
@@ -200,4 +203,6 @@ def unit_mask(kept: np.ndarray, transition: str = "after_kept") -> np.ndarray:
         openings[1:] |= kept[:-1]
     elif transition == "every":
         openings[:] = True
+    elif transition != "none":
+        raise ValueError(f"Unknown transition {transition!r}. Pass one of {', '.join(map(repr, TRANSITIONS))}.")
     return np.stack([openings, kept], axis=1).reshape(-1)

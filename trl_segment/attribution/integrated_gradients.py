@@ -352,7 +352,8 @@ def resolve_baseline(model: PreTrainedModel, baseline: str | int) -> int | torch
     """
     if isinstance(baseline, str) and baseline.isdigit():
         baseline = int(baseline)
-    weight = model.get_input_embeddings().weight
+    embedding = model.get_input_embeddings()
+    weight = embedding.weight
     if isinstance(baseline, int):
         token_id = baseline
     elif baseline in ("pad", "eos"):
@@ -367,13 +368,15 @@ def resolve_baseline(model: PreTrainedModel, baseline: str | int) -> int | torch
     elif baseline == "zero":
         return torch.zeros(weight.shape[-1])
     elif baseline == "mean":
+        # Of what the module puts out, which some models scale
         with torch.no_grad():
-            return weight.float().mean(dim=0)
+            ids = torch.arange(len(weight), device=weight.device).split(8192)
+            return sum(embedding(part).float().sum(dim=0) for part in ids) / len(weight)
     else:
         raise ValueError(
             f"Unknown baseline {baseline!r}. Pass one of {', '.join(map(repr, BASELINES))}, or a token ID."
         )
-    num_embeddings = model.get_input_embeddings().num_embeddings
+    num_embeddings = getattr(embedding, "num_embeddings", model.config.get_text_config().vocab_size)
     if not 0 <= token_id < num_embeddings:
         raise ValueError(f"The baseline token {token_id} is not one of the model's {num_embeddings:,} embeddings.")
     if weight.ndim == 2 and len(weight) > token_id:  # not so under ZeRO-3, where the rows are elsewhere

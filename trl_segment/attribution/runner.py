@@ -14,7 +14,7 @@ from transformers.utils import logging
 from ..selection import SelectionConfig
 from ..traces import AttributedSequence, Trace, TraceConfig, attributed_sequence
 from .config import AttributionConfig
-from .integrated_gradients import IntegratedGradients, resolve_baseline
+from .integrated_gradients import IntegratedGradients, resolve_baseline, unwrap_adapter
 from .quadrature import default_evaluations
 from .scorers import SegmentScorer
 from .store import AttributionStore, StoredAttribution
@@ -124,14 +124,14 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
     Returns:
         `str`: 16 hexadecimal digits.
     """
+    base = unwrap_adapter(model)
     prefix = getattr(getattr(model, "base_model", None), "prefix", None)
     adapter_parts = [part for part in (prefix, "modules_to_save.", "trainable_tokens_") if part]
     named = {}
-    for name, parameter in model.named_parameters():
-        if hasattr(model, "get_base_model"):
+    for name, parameter in base.named_parameters():
+        if base is not model:
             if any(part in name for part in adapter_parts):
                 continue
-            name = name.removeprefix("base_model.model.")
             for wrapper in (".base_layer", ".original_module", ".token_adapter"):
                 name = name.replace(wrapper, "")
         named[name] = parameter
@@ -175,7 +175,7 @@ def attribute_traces(
         [`AttributionSummary`]: What was done, and what was skipped and why. Skipped traces are logged by name.
     """
     traces = iter(traces)
-    first = list(itertools.islice(traces, _DENSITY_TRACES))
+    first = list(itertools.islice(traces, _DENSITY_TRACES)) if config.attribution_rule == "density" else []
     engine = _make_engine(model, tokenizer, config, store, [trace for _, trace in first])
     summary = AttributionSummary()
     seen = set()

@@ -6,6 +6,7 @@ What is stored are the few numbers per segment that every selection rule needs, 
 
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -123,9 +124,7 @@ class AttributionStore(Mapping):
             self.settings = json.loads(json.dumps(settings))
             _write_atomically(settings_file, json.dumps(self.settings, indent=2).encode())
         self._rows = {}
-        for part in self._parts():
-            for row in pq.read_table(part, schema=_SCHEMA).to_pylist():
-                self._rows[row["key"]] = StoredAttribution(**row)
+        self._read(self._parts())
 
     def _parts(self) -> list[Path]:
         return sorted(self.path.glob("part-*.parquet"))
@@ -170,7 +169,7 @@ class AttributionStore(Mapping):
     def flush(self) -> None:
         """Write what was added since the last flush to a file of its own, all of it or nothing."""
         if self._pending:
-            self._write(f"part-{uuid.uuid4().hex}.parquet", self._pending)
+            self._write_part(self._pending)
             self._pending = []
 
     def compact(self) -> None:
@@ -178,7 +177,8 @@ class AttributionStore(Mapping):
         self.flush()
         parts = self._parts()
         if len(parts) > 1:
-            self._write(f"part-{uuid.uuid4().hex}.parquet", list(self._rows.values()))
+            self._read(parts)  # other processes may have written some since
+            self._write_part(list(self._rows.values()))
             for part in parts:  # killed before this, rows stand twice under one key, which does no harm
                 part.unlink()
 
@@ -208,7 +208,14 @@ class AttributionStore(Mapping):
         file = self.path / f"{name}.json"
         return np.array(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
-    def _write(self, name, rows):
+    def _read(self, parts):
+        for part in parts:
+            for row in pq.read_table(part, schema=_SCHEMA).to_pylist():
+                self._rows[row["key"]] = StoredAttribution(**row)
+
+    def _write_part(self, rows):
+        # In order of time, so that a later row replaces an earlier one when they are read
+        name = f"part-{time.time_ns():020d}-{uuid.uuid4().hex}.parquet"
         table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink)

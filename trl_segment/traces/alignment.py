@@ -82,7 +82,19 @@ def encode_with_spans(
     # Not a model input, so its length says nothing: silences the "longer than the maximum" warning
     encoding = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True, verbose=False)
     spans = np.asarray(encoding["offset_mapping"], dtype=np.int64).reshape(-1, 2)
+    if (spans[1:, 0] > spans[:-1, 1]).any():
+        spans = _untrimmed(text, spans)
     return np.asarray(encoding["input_ids"], dtype=np.int64), spans
+
+
+def _untrimmed(text: str, spans: np.ndarray) -> np.ndarray:
+    """Give tokens back the white space in front that some tokenizers (`trim_offsets`) leave out of their spans."""
+    spans, covered = spans.copy(), 0
+    for span in spans:
+        if span[0] > covered and text[covered : span[0]].isspace():
+            span[0] = covered
+        covered = max(covered, span[1])
+    return spans
 
 
 def segment_of_tokens(spans: np.ndarray, segments: list[Span]) -> np.ndarray:
@@ -163,7 +175,8 @@ def locate_segments(text: str, trace: Trace, template_name: str = "") -> list[Sp
     if isinstance(trace.prompt, list) and trace.prompt:
         content = trace.prompt[-1].get("content")
         if isinstance(content, str) and content.strip() in text:
-            low = text.rfind(content.strip()) + len(content.strip())
+            # The first place: the completion may quote the question
+            low = text.find(content.strip()) + len(content.strip())
     response = trace.completion[end:].replace("</think>", "", 1).strip()
     if response and text.rfind(response, low) >= 0:
         high = text.rfind(response, low)

@@ -2,6 +2,7 @@ r"""One type, [`Trace`], that every dataset format becomes. All about an example
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -190,15 +191,15 @@ def build_trace(
 
     if answer_func is not None:
         answer = answer_func(row)
-    elif row.get(config.answer_column) is not None:
+        answer = None if answer is None else _answer_text(answer)
+    elif not _is_missing(row.get(config.answer_column)):
         answer = _answer_text(row[config.answer_column])
     else:
         answer = extract_answer(completion)
     if problem is None and answer is None:
         problem = f"no answer: neither a column {config.answer_column!r} nor \\boxed{{}} nor ####"
-    elif answer is not None:
-        answer = answer.strip()
-        problem = problem or (None if answer else "the answer is empty")
+    elif answer is not None and not answer:
+        problem = problem or "the answer is empty"
 
     return Trace(prompt, completion, reasoning, segments, answer, template_kwargs(row), problem)
 
@@ -285,6 +286,11 @@ def _read_completion(messages: list[dict[str, Any]]) -> tuple[str, Span | None, 
             span = (len(opening), len(opening) + len(message[key]))
             return f"{opening}{message[key]}\n</think>\n\n{content}", span, None
     return content, None, None
+
+
+def _is_missing(value: Any) -> bool:
+    # pandas and CSV files say so with NaN
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _answer_text(value: Any) -> str:

@@ -1,0 +1,604 @@
+"""A tiny world in which every segment of a chain of thought has a known role.
+
+A problem names registers (`alpha`, `beta`, ...) in order. Each holds what a fixed random table of stones makes of two
+stones, one of which is usually the content of an earlier register. The question asks for the content of some of them.
+A teacher trace works through the registers in order and wraps that work in redundancy: verification, restatement,
+filler, digressions, and guesses that turn out wrong and are corrected later. The table is not part of the question (a
+model has to know it by heart), the contents of registers are, once computed, only in the trace: the answer is read
+out of the chain of thought.
+
+Every segment but the first opens with `\\n\\n` and one of [`OPENINGS`], drawn independently of what the segment does.
+What it does is said right after that (`compute beta:`, `check beta:`, `guess beta:`), so a model chooses a role by two
+or three tokens.
+
+Nothing here needs more than the standard library. Run as a script, it prints one trace with its roles:
+
+    python examples/tiny_world/world.py --setting detours --seed 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+
+STONES = (
+    "amber",
+    "agate",
+    "beryl",
+    "coral",
+    "flint",
+    "ivory",
+    "jade",
+    "jet",
+    "lapis",
+    "mica",
+    "onyx",
+    "opal",
+    "pearl",
+    "quartz",
+    "ruby",
+    "topaz",
+)
+RESULT = "omega"  # every problem asks for this register, its last
+REGISTERS = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa")
+
+# Keyword -> opening phrase. Keywords that are no sentence adverb get a tail of their own, the same for every role.
+OPENINGS = {
+    "Wait": "Wait",
+    "Alternatively": "Alternatively",
+    "But wait": "But wait",
+    "But alternatively": "But alternatively",
+    "But just to": "But just to go on",
+    "However": "However",
+    "Not sure": "Not sure",
+    "Going back": "Going back",
+    "Backtrack": "Backtrack",
+    "Trace back": "Trace back",
+    "Another": "Another point",
+}
+
+ROLES = (
+    "useful",
+    "useful_indirect",
+    "error",
+    "correction",
+    "verification",
+    "restatement",
+    "filler",
+    "digression",
+)
+
+# The truth a selection rule is measured against. A correction counts: it is the only place where the right content of
+# its register is worked out. Whether the answer names a corrected register itself does not show in the role.
+USEFUL_ROLES = ("useful", "useful_indirect", "correction")
+
+PROMPT_SUFFIX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+ANSWER_SUFFIX = "</think> So, the final answer is \\boxed{"
+
+# Longer keywords first: `But wait` must not be taken for something shorter that is added to the list one day.
+_BOUNDARY = re.compile(r"\n\n(?=(?:" + "|".join(sorted(OPENINGS, key=len, reverse=True)) + r")\b)")
+_TABLE_SEED = 2602
+
+
+def _make_table() -> dict[tuple[str, str], str]:
+    rng = random.Random(_TABLE_SEED)
+    return {(a, b): rng.choice(STONES) for a in STONES for b in STONES}
+
+
+TABLE = _make_table()
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """
+    What problems and teacher traces of one setting look like.
+
+    A trace has 1 segment (the opening) + one per register that settles it (a computation or, after wrong guesses, a
+    correction) + the redundant ones around each register: from `1 + steps[0] * (1 + redundancy[0])` to
+    `1 + steps[1] * (1 + redundancy[1])`. With `steps=(6, 9), redundancy=(2, 4)` that is 19 to 46 segments.
+
+    Args:
+        name (`str`):
+            Name of the setting; part of row ids and of every row's seed.
+        steps (`tuple[int, int]`, defaults to `(4, 6)`):
+            Smallest and largest number of registers to compute (at most 10).
+        redundancy (`tuple[int, int]`, defaults to `(1, 3)`):
+            Smallest and largest number of redundant segments around each register, uniform. Bounded, because a model
+            that decodes greedily never leaves a loop whose length was drawn without memory.
+        verification (`float`, defaults to `0.30`):
+            Share of redundant segments that compute a known register again.
+        restatement (`float`, defaults to `0.20`):
+            Share that repeats known contents or lines of the question.
+        filler (`float`, defaults to `0.15`):
+            Share that says nothing.
+        digression (`float`, defaults to `0.15`):
+            Share that looks up pairs of stones nobody asked for.
+        error (`float`, defaults to `0.20`):
+            Share that guesses the register at hand, wrongly. Corrected before the register is used, see `careless`.
+        careless (`float`, defaults to `0.0`):
+            Probability that a guess is left as it is: all that follows builds on it and the answer comes out wrong.
+            Zero in teacher traces; the base model's training text has some.
+        tail (`float`, defaults to `0.15`):
+            Probability that a segment ends in one more sentence without content, whatever its role.
+    """
+
+    name: str
+    steps: tuple[int, int] = (4, 6)
+    redundancy: tuple[int, int] = (1, 3)
+    verification: float = 0.30
+    restatement: float = 0.20
+    filler: float = 0.15
+    digression: float = 0.15
+    error: float = 0.20
+    careless: float = 0.0
+    tail: float = 0.15
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "redundancy"):
+            low, high = getattr(self, key)
+            if low < 0 or high < low:
+                raise ValueError(
+                    f"`{key}` must be (smallest, largest) with 0 <= smallest <= largest, got {(low, high)}."
+                )
+        if self.steps[0] < 1 or self.steps[1] > len(REGISTERS):
+            raise ValueError(
+                f"`steps` must lie between 1 and {len(REGISTERS)}, the named registers, got {self.steps}."
+            )
+        if any(share < 0 for share in self.shares.values()) or sum(self.shares.values()) <= 0:
+            raise ValueError(f"Shares must not be negative and not all zero, got {self.shares}.")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each redundant role; normalised where it is drawn from, so they need not sum to 1."""
+        return {r: getattr(self, r) for r in ("verification", "restatement", "filler", "digression", "error")}
+
+
+SETTINGS = {
+    # Redundancy says right things once more: hard for rules that look at what the answer could be read from.
+    "repetition": WorldSettings(
+        "repetition", verification=0.52, restatement=0.30, filler=0.06, digression=0.06, error=0.06
+    ),
+    # Redundancy leads away: hard for rules that take everything with a large attribution, of whatever sign.
+    "detours": WorldSettings("detours", verification=0.08, restatement=0.06, filler=0.20, digression=0.30, error=0.36),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """
+    A chain of look-ups.
+
+    Args:
+        registers (`tuple[str, ...]`):
+            Names of the registers: the first of [`REGISTERS`] in order, and [`RESULT`].
+        operands (`tuple[tuple[str, str], ...]`):
+            For every register its two operands: stones, and from the second on the register before.
+    """
+
+    registers: tuple[str, ...]
+    operands: tuple[tuple[str, str], ...]
+
+    @property
+    def question(self) -> str:
+        """The question as text, on one line."""
+        lines = "; ".join(f"{name}: {a} with {b}" for name, (a, b) in zip(self.registers, self.operands, strict=True))
+        return f"Follow the table of stones. Lines: {lines}. Report {RESULT}."
+
+    @property
+    def values(self) -> dict[str, str]:
+        """Content of every register, by the table."""
+        values: dict[str, str] = {}
+        for name, (a, b) in zip(self.registers, self.operands, strict=True):
+            values[name] = TABLE[values.get(a, a), values.get(b, b)]
+        return values
+
+    @property
+    def answer(self) -> str:
+        """Content of the last register."""
+        return self.values[RESULT]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """
+    One segment of a trace.
+
+    Args:
+        role (`str`):
+            One of [`ROLES`].
+        opening (`str`):
+            Opening phrase, `""` for the first segment.
+        announcement (`str`):
+            The words right after the opening that say what the segment does (`"compute"`, `"a check of"`).
+        body (`str`):
+            The rest, ending in a full stop.
+        register (`str`, *optional*):
+            The register whose content this segment states as its own result, if any.
+    """
+
+    role: str
+    opening: str
+    announcement: str
+    body: str
+    register: str | None = None
+
+    @property
+    def text(self) -> str:
+        """Opening, announcement and body as they stand in the trace (without the blank line before them)."""
+        head = f"{self.opening}, " if self.opening else ""
+        return f"{head}{self.announcement} {self.body}"
+
+
+@dataclass
+class Trace:
+    """
+    A problem worked through.
+
+    Args:
+        problem (`Problem`):
+            The problem.
+        segments (`list[Segment]`):
+            Segments in order.
+        found (`dict[str, str]`):
+            What the trace last says each register holds. Differs from `problem.values` only after a careless guess.
+    """
+
+    problem: Problem
+    segments: list[Segment] = field(default_factory=list)
+    found: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def reasoning(self) -> str:
+        """What stands between `<think>\\n` and `\\n</think>`."""
+        return "\n\n".join(segment.text for segment in self.segments)
+
+    @property
+    def boxed(self) -> str:
+        """The answer that follows from the trace."""
+        return self.found[RESULT]
+
+    @property
+    def solution(self) -> str:
+        """The whole output: think block and short response."""
+        return f"<think>\n{self.reasoning}\n</think>\n\nThe table gives \\boxed{{{self.boxed}}}."
+
+    def first_answerable(self) -> int:
+        """Number of segments after which the last register stands at its last found content."""
+        return max(i for i, s in enumerate(self.segments) if s.register == RESULT) + 1
+
+
+def _listed(words: tuple[str, ...] | list[str]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
+
+
+_ANNOUNCEMENTS = {
+    "useful": ("compute", "work out"),
+    "error": ("guess", "a hunch for"),
+    "correction": ("correct", "a repair of"),
+    "verification": ("check", "a check of"),
+    "restatement": ("recall", "a reminder:"),
+    "filler": ("hmm,", "let me pause,"),
+    "digression": ("a side note:", "just for fun,"),
+}
+
+_FILLERS = (
+    "this is a long task and it is easy to get lost, so it may be good to stay calm and keep the order.",
+    "there are quite a few lines here, but each of them is short, and so there is no need to hurry at all.",
+    "it is not clear how long this will take, but with some care it should all come out well in the end.",
+    "all of this may look hard at first, but it is only a matter of care, and so it is good to stay calm.",
+)
+
+_TAILS = (
+    " That is all there is to say about it for now.",
+    " With that it is time to go on to what comes next.",
+    " It is good to keep this in mind as the task goes on.",
+)
+
+
+def make_problem(rng: random.Random, settings: WorldSettings) -> Problem:
+    """
+    Draws a problem.
+
+    Args:
+        rng (`random.Random`):
+            Source of randomness.
+        settings (`WorldSettings`):
+            Number of registers.
+
+    Returns:
+        [`Problem`]: the problem.
+    """
+    n = rng.randint(*settings.steps)
+    operands = []
+    for i in range(n):
+        pair = [rng.choice(STONES), rng.choice(STONES)]
+        if i:  # every register feeds the next one, so that none is idle
+            pair[rng.randrange(2)] = REGISTERS[i - 1]
+        operands.append((pair[0], pair[1]))
+    return Problem((*REGISTERS[: n - 1], RESULT), tuple(operands))
+
+
+def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) -> Trace:
+    """
+    Writes a teacher trace for a problem.
+
+    Args:
+        rng (`random.Random`):
+            Source of randomness.
+        problem (`Problem`):
+            The problem.
+        settings (`WorldSettings`):
+            How much redundancy of which kind.
+
+    Returns:
+        [`Trace`]: the trace; with `settings.careless == 0` its `boxed` is the problem's answer.
+    """
+    trace = Trace(problem)
+    found = trace.found
+
+    def emit(role: str, body: str, register: str | None = None) -> None:
+        words = rng.choice(_ANNOUNCEMENTS["useful" if role == "useful_indirect" else role])
+        tail = rng.choice(_TAILS) if rng.random() < settings.tail else ""
+        opening = rng.choice(list(OPENINGS.values()))
+        trace.segments.append(Segment(role, opening, words, body + tail, register))
+
+    def definition(name: str) -> tuple[str, str]:
+        return problem.operands[problem.registers.index(name)]
+
+    def where(name: str) -> str:
+        registers = [o for o in definition(name) if o in found]
+        return f"where {registers[0]} is {found[registers[0]]}" if registers else "both of them given"
+
+    def looked_up(name: str) -> tuple[str, str, str]:
+        a, b = (found.get(o, o) for o in definition(name))
+        return a, b, TABLE[a, b]
+
+    def resolve(name: str, role: str) -> None:
+        a, b, value = looked_up(name)
+        x, y = definition(name)
+        lead = "That was wrong, for" if role == "correction" else "Then"
+        emit(
+            role,
+            f"{name}: {x} with {y}, {where(name)}. {lead} {a} with {b} makes {value}, so {name} is {value}.",
+            name,
+        )
+        found[name] = value
+
+    def guess(name: str) -> None:
+        value = rng.choice([s for s in STONES if s != looked_up(name)[2]])
+        x, y = definition(name)
+        emit(
+            "error",
+            f"{name}: {x} with {y} looks easy enough without the table. It feels right, so {name} is {value}.",
+            name,
+        )
+        found[name] = value
+
+    def redundant(role: str, settled: list[str]) -> None:
+        if role in ("verification", "restatement") and not settled:
+            role = "restatement" if role == "restatement" else "filler"
+        if role == "verification":
+            # Mostly the register just settled: that is what a model that checks itself does.
+            name = settled[-1] if rng.random() < 0.7 else rng.choice(settled)
+            a, b, value = looked_up(name)
+            x, y = definition(name)
+            emit(role, f"{name}: {x} with {y}, {where(name)}. Again {a} with {b} makes {value}, so {name} is {value}.")
+        elif role == "restatement" and settled and rng.random() < 0.6:
+            names = settled[-3:]
+            said = _listed([f"{n} is {found[n]}" for n in names])
+            emit(role, f"what was found in the lines above: by now {said}, and the other lines stay as they are.")
+        elif role == "restatement":
+            i = rng.randrange(len(problem.operands))
+            lines = [problem.registers[i], problem.registers[(i + 1) % len(problem.operands)]]
+            said = " and ".join(f"{n}: {definition(n)[0]} with {definition(n)[1]}" for n in dict.fromkeys(lines))
+            emit(role, f"what the question says: there we read {said}, so these lines are given.")
+        elif role == "filler":
+            emit(role, rng.choice(_FILLERS))
+        else:
+            a, b, c = (rng.choice(STONES) for _ in range(3))
+            emit(
+                "digression",
+                f"{a} with {b} makes {TABLE[a, b]} and {b} with {c} makes {TABLE[b, c]}, but no line asks for that.",
+            )
+
+    first = rng.choice(("Let me see, the question", "Let me start, the task"))
+    trace.segments.append(
+        Segment(
+            "restatement",
+            "",
+            first,
+            f"wants {RESULT} and the lines have to be done one by one in order.",
+        )
+    )
+    shares = settings.shares
+    careful: list[str] = []  # registers that may be verified: their content is what their operands make
+    for name in problem.registers:
+        drawn = rng.choices(list(shares), list(shares.values()), k=rng.randint(*settings.redundancy))
+        n_errors, others = drawn.count("error"), [r for r in drawn if r != "error"]
+        # Checks of this register can only come after it; the rest falls before or after by chance.
+        before = [r for r in others if r != "verification" and rng.random() < 0.5]
+        after = list(others)
+        for role in before:
+            after.remove(role)
+        left_wrong = n_errors > 0 and rng.random() < settings.careless
+        plan = ["error"] * n_errors
+        for role in before:
+            plan.insert(rng.randint(0, len(plan)), role)
+        settled = [n for n in careful if n in found]
+        for role in plan:
+            if role == "error":
+                guess(name)
+            else:
+                redundant(role, settled)
+        if not left_wrong:
+            role = "correction" if n_errors else "useful" if name == RESULT else "useful_indirect"
+            resolve(name, role)
+            careful.append(name)
+        rng.shuffle(after)
+        for role in after:
+            redundant(role, list(careful))
+    return trace
+
+
+def sample(settings: WorldSettings, seed: int | str) -> Trace:
+    """
+    Draws a problem with its teacher trace.
+
+    Args:
+        settings (`WorldSettings`):
+            The setting.
+        seed (`int` or `str`):
+            Seed; the same setting name and seed give the same trace on every machine.
+
+    Returns:
+        [`Trace`]: the trace with its problem.
+    """
+    rng = random.Random(f"tiny-world/{settings.name}/{seed}")
+    return make_trace(rng, make_problem(rng, settings), settings)
+
+
+def make_row(settings: WorldSettings, seed: int | str, row_id: str | None = None) -> dict:
+    """
+    Draws a row in LIMO's columns, plus `id` and `roles`.
+
+    Args:
+        settings (`WorldSettings`):
+            The setting.
+        seed (`int` or `str`):
+            Seed, see [`sample`].
+        row_id (`str`, *optional*):
+            Value of `id`; by default `"NAME-SEED"`.
+
+    Returns:
+        `dict`: `id`, `question`, `solution`, `answer` (strings) and `roles` (one string a segment, in order).
+    """
+    trace = sample(settings, seed)
+    return {
+        "id": row_id if row_id is not None else f"{settings.name}-{seed}",
+        "question": trace.problem.question,
+        "solution": trace.solution,
+        "answer": trace.problem.answer,
+        "roles": [segment.role for segment in trace.segments],
+    }
+
+
+def make_rows(settings: WorldSettings | str, n: int, split: str = "train", start: int = 0) -> Iterator[dict]:
+    """
+    Draws `n` rows of a split. Splits never share a seed: `"train"`, `"validation"`, `"traces"`, `"test"` are disjoint.
+
+    Args:
+        settings (`WorldSettings` or `str`):
+            The setting, or the name of one of [`SETTINGS`].
+        n (`int`):
+            Number of rows.
+        split (`str`, defaults to `"train"`):
+            Name of the split; any string.
+        start (`int`, defaults to `0`):
+            Index of the first row.
+
+    Yields:
+        `dict`: rows as [`make_row`] makes them, with ids `"NAME-INDEX"`.
+    """
+    if isinstance(settings, str):
+        settings = get_settings(settings)
+    for index in range(start, start + n):
+        yield make_row(settings, f"{split}/{index}", f"{settings.name}-{index}")
+
+
+def get_settings(name: str, **changes) -> WorldSettings:
+    """
+    Looks a setting up by name.
+
+    Args:
+        name (`str`):
+            One of [`SETTINGS`].
+        **changes:
+            Fields of [`WorldSettings`] to change.
+
+    Returns:
+        [`WorldSettings`]: the setting.
+    """
+    if name not in SETTINGS:
+        raise ValueError(
+            f"Unknown setting {name!r}; choose one of {sorted(SETTINGS)} or build a `WorldSettings` yourself."
+        )
+    return replace(SETTINGS[name], **changes)
+
+
+def split_segments(reasoning: str) -> list[str]:
+    """
+    Cuts reasoning at the blank lines before an opening keyword. The blank line belongs to the segment it opens.
+
+    Args:
+        reasoning (`str`):
+            What stands between `<think>\\n` and `\\n</think>`.
+
+    Returns:
+        `list[str]`: segments; joined they give `reasoning` back.
+    """
+    cuts = [0, *(m.start() for m in _BOUNDARY.finditer(reasoning)), len(reasoning)]
+    return [reasoning[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+def parse_solution(solution: str) -> tuple[str, str | None]:
+    """
+    Takes an output apart.
+
+    Args:
+        solution (`str`):
+            Output of a teacher or a model, with or without the closing tag.
+
+    Returns:
+        `tuple[str, str | None]`: the reasoning, and what stands in the last `\\boxed{}` after `</think>` (`None`
+        without one).
+    """
+    head, closed, tail = solution.partition("</think>")
+    reasoning = head.removeprefix("<think>\n").removesuffix("\n")
+    boxes = re.findall(r"\\boxed\{([^{}]*)\}", tail) if closed else []
+    return reasoning, boxes[-1].strip() if boxes else None
+
+
+def role_of(segment: str) -> str | None:
+    """
+    Reads the role off a segment's announcement, also in text a model wrote.
+
+    Args:
+        segment (`str`):
+            Text of a segment as [`split_segments`] cuts it.
+
+    Returns:
+        `str` or `None`: the role; `"useful"` for both kinds of useful (they differ by the question, not by the text),
+        `None` where no announcement stands.
+    """
+    text = segment.removeprefix("\n\n")
+    for phrase in sorted(OPENINGS.values(), key=len, reverse=True):
+        if text.startswith(f"{phrase}, "):
+            text = text[len(phrase) + 2 :]
+            break
+    else:
+        return "restatement" if text.startswith("Let me s") else None
+    for role, phrases in _ANNOUNCEMENTS.items():
+        if any(text.startswith(f"{phrase} ") for phrase in phrases):
+            return role
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print one teacher trace with the role of each segment.")
+    parser.add_argument("--setting", default="repetition", choices=sorted(SETTINGS))
+    parser.add_argument("--seed", default="0")
+    args = parser.parse_args()
+    row = make_row(SETTINGS[args.setting], args.seed)
+    print(row["question"] + PROMPT_SUFFIX)
+    for role, text in zip(row["roles"], split_segments(parse_solution(row["solution"])[0]), strict=True):
+        print(f"{role:>16} | {text.removeprefix(chr(10) * 2)}")
+    print(f"{'answer':>16} | {row['answer']}")
+
+
+if __name__ == "__main__":
+    main()
