@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from trl_segment.attribution import IntegratedGradients
-from trl_segment.attribution.integrated_gradients import attribution_mode, resolve_baseline
+from trl_segment.attribution.integrated_gradients import resolve_baseline
+from trl_segment.attribution.passes import attribution_mode
 from trl_segment.attribution.quadrature import gauss_legendre, midpoint, paper, trapezoid
 
 

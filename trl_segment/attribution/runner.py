@@ -14,7 +14,8 @@ from transformers.utils import logging
 from ..selection import SelectionConfig
 from ..traces import AttributedSequence, Trace, TraceConfig, attributed_sequence
 from .config import AttributionConfig
-from .integrated_gradients import IntegratedGradients, resolve_baseline, unwrap_adapter
+from .integrated_gradients import IntegratedGradients, resolve_baseline
+from .passes import unwrap_adapter
 from .quadrature import default_evaluations
 from .scorers import SegmentScorer
 from .store import AttributionStore, StoredAttribution

@@ -13,7 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from .decision import sum_over_segments
-from .integrated_gradients import Attribution, EmbeddingSwap, Passes, attribution_mode, split_target
+from .integrated_gradients import Attribution
+from .passes import EmbeddingSwap, Passes, attribution_mode, split_target
 
 
 SCORERS = ("integrated_gradients", "gradient_x_input", "perplexity", "entropy", "confidence_gain", "random")
