@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 	HF_HUB_OFFLINE=1 $(BIN)/trl-segment demo
 
 test: $(VENV)/installed lint
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

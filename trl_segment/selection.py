@@ -11,6 +11,7 @@ import numpy as np
 
 
 TRANSITIONS = ("after_kept", "every", "none")
+SELECTIONS = ("attribution", "random", "all")
 
 
 @dataclass
@@ -34,6 +35,9 @@ class SelectionConfig:
               obtained this way.
             - `"every"`: every segment's.
             - `"none"`: none, the formula as written.
+        selection (`str`, *optional*, defaults to `"attribution"`):
+            `"attribution"` keeps what the scores say; for comparison `"random"` keeps as many segments of each trace,
+            drawn at random, and `"all"` keeps every segment.
         min_tokens_to_mask (`int`, *optional*, defaults to `0`):
             Traces with fewer reasoning tokens (of the attribution model) are trained in full. The paper's option for
             short examples uses 4,000.
@@ -64,6 +68,14 @@ class SelectionConfig:
             "choices": list(TRANSITIONS),
         },
     )
+    selection: str = field(
+        default="attribution",
+        metadata={
+            "help": "'attribution' keeps what the scores say; for comparison 'random' keeps as many segments of each "
+            "trace, drawn at random, and 'all' keeps every segment.",
+            "choices": list(SELECTIONS),
+        },
+    )
     min_tokens_to_mask: int = field(
         default=0,
         metadata={"help": "Traces with fewer reasoning tokens are trained in full (the paper's option uses 4000)."},
@@ -84,6 +96,8 @@ class SelectionConfig:
             raise ValueError(
                 f"Unknown transition {self.transition!r}. Pass one of {', '.join(map(repr, TRANSITIONS))}."
             )
+        if self.selection not in SELECTIONS:
+            raise ValueError(f"Unknown selection {self.selection!r}. Pass one of {', '.join(map(repr, SELECTIONS))}.")
         for name in ("keep_first", "keep_last", "min_tokens_to_mask"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` counts and cannot be negative, but {getattr(self, name)} was passed.")
@@ -179,6 +193,30 @@ def select_segments(
     kept[: config.keep_first] = True
     kept[max(len(kept) - config.keep_last, 0) :] = True
     return kept
+
+
+def draw_segments(kept: np.ndarray, config: SelectionConfig, seed: int | list[int]) -> np.ndarray:
+    """
+    As many segments as a selection keeps, drawn at random: the comparison at the same share.
+
+    Args:
+        kept (`np.ndarray`):
+            Kept segments of the selection to compare with, shape (segments,).
+        config ([`SelectionConfig`]):
+            Its always-trained ends stay.
+        seed (`int` or `list[int]`):
+            Seed of the draw.
+
+    Returns:
+        `np.ndarray`: Shape (segments,), with as many `True` as `kept`.
+    """
+    kept = np.asarray(kept, dtype=bool)
+    drawn = np.zeros(len(kept), dtype=bool)
+    drawn[: config.keep_first] = True
+    drawn[max(len(kept) - config.keep_last, 0) :] = True
+    others = np.flatnonzero(~drawn)
+    drawn[np.random.default_rng(seed).choice(others, kept.sum() - drawn.sum(), replace=False)] = True
+    return drawn
 
 
 def unit_mask(kept: np.ndarray, transition: str = "after_kept") -> np.ndarray:

@@ -25,7 +25,7 @@ class AttributionConfig(TraceConfig):
         attribution_evaluations (`int`, *optional*):
             Gradient evaluations per trace; for `"simpson"` the cap. Defaults to 64 for `"simpson"`, 32 for
             `"density"`, else the paper's 50.
-        attribution_tolerance (`float`, *optional*, defaults to `0.02`):
+        attribution_tolerance (`float`, *optional*, defaults to `0.01`):
             `"simpson"` stops when its panels' completeness defects add up to at most this share of
             `|F(input) - F(baseline)|`.
         attribution_stop (`str`, *optional*, defaults to `"tolerance"`):
@@ -68,7 +68,7 @@ class AttributionConfig(TraceConfig):
         },
     )
     attribution_tolerance: float = field(
-        default=0.02,
+        default=0.01,
         metadata={"help": "'simpson' stops when its completeness defects are under this share of F's increase."},
     )
     attribution_stop: str = field(

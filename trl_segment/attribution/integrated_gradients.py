@@ -104,7 +104,7 @@ class IntegratedGradients:
         evaluations (`int`, *optional*):
             Gradient evaluations per sequence; for `"simpson"` the cap. Defaults to 64 for `"simpson"`, 32 for
             `"density"`, else the paper's 50.
-        tolerance (`float`, *optional*, defaults to `0.02`):
+        tolerance (`float`, *optional*, defaults to `0.01`):
             `"simpson"` stops when its panels' defects add up to at most this share of `|F(input) - F(baseline)|`.
         stop (`str`, *optional*, defaults to `"tolerance"`):
             `"decision"` lets `"simpson"` stop earlier, when the remaining error no longer changes which segments
@@ -145,7 +145,7 @@ class IntegratedGradients:
         model: PreTrainedModel,
         rule: str = "simpson",
         evaluations: int | None = None,
-        tolerance: float = 0.02,
+        tolerance: float = 0.01,
         stop: str = "tolerance",
         selection: SelectionConfig | None = None,
         path: str = "all",

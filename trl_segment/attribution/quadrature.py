@@ -198,7 +198,7 @@ class _Panel:
 
 def adaptive_simpson(
     evaluations: int,
-    tolerance: float = 0.02,
+    tolerance: float = 0.01,
     settled: Callable[[np.ndarray, list[np.ndarray]], bool] | None = None,
     panels: int = 4,
 ) -> Steps:
@@ -211,7 +211,7 @@ def adaptive_simpson(
     Args:
         evaluations (`int`):
             Cap on gradient evaluations, at least `2 * panels + 1`.
-        tolerance (`float`, *optional*, defaults to `0.02`):
+        tolerance (`float`, *optional*, defaults to `0.01`):
             Stop when the panels' defects add up to at most this share of `|F(input) - F(baseline)|`.
         settled (`Callable`, *optional*):
             Takes the attributions, shape (tokens,), and the estimated error of each panel, and says whether what they

@@ -1,14 +1,18 @@
 """The callback that has the attributions at hand before the first step."""
 
 import contextlib
+import gc
 import os
+import shutil
 from typing import TYPE_CHECKING
 
+import torch
 from accelerate.utils import DistributedType, is_peft_model
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..attribution import AttributionStore, attribute_traces, attribution_settings
+from ..attribution.loading import load_attribution_model
 
 
 if TYPE_CHECKING:
@@ -23,7 +27,8 @@ class SegmentAttributionCallback(TrainerCallback):
     When training begins: read the attributions of the training set, or compute and store them, and select segments.
 
     The model is attributed as it is before the first step, unwrapped and with its adapter off, so a LoRA run uses its
-    base model. A resumed run reads what the first run stored and never attributes with half-trained weights.
+    base model; or another model is loaded for it. A resumed run reads what the first run stored and never attributes
+    with half-trained weights, unless `reattribute_every_epochs` asks for the model as it becomes.
 
     Args:
         trainer ([`SegmentSelectiveSFTTrainer`]):
@@ -53,9 +58,41 @@ class SegmentAttributionCallback(TrainerCallback):
                 "attributions from the initial model with `trl-segment attribute` and pass them as `attributions`."
             ) from error
 
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        every, epoch = args.reattribute_every_epochs, round(state.epoch or 0)
+        if every is None or epoch == 0 or epoch % every:
+            return
+        # With the model as it has become, adapter included; a resumed run finds what was stored
+        path = os.path.join(args.output_dir, "attributions", f"epoch-{epoch}")
+        if os.path.exists(os.path.join(path, "complete")):
+            store = AttributionStore(path)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            store = self._attribute_with(args, path, self.trainer.model, self.trainer.processing_class, adapter=True)
+            with open(os.path.join(path, "complete"), "w"):
+                pass
+        self.trainer.select_segments(store)
+
     def _attribute(self, args):
+        path = os.path.join(args.output_dir, "attributions")
+        if args.attribution_model is None:
+            return self._attribute_with(
+                args, path, self.trainer.model, self.trainer.processing_class, adapter=args.attribution_adapter
+            )
+        model, tokenizer = load_attribution_model(
+            args.attribution_model, dtype=args.attribution_dtype, trust_remote_code=args.trust_remote_code
+        )
+        store = self._attribute_with(args, path, model, tokenizer, adapter=True)
+        del model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return store
+
+    def _attribute_with(self, args, path, model, tokenizer, adapter):
         accelerator = self.trainer.accelerator
-        if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        sharded = accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+        if sharded and model is self.trainer.model:
             raise NotImplementedError(
                 f"Attribution inside a {accelerator.distributed_type.value} run is not supported yet. Make the "
                 "attributions first with `trl-segment attribute` and pass their folder as `attributions`."
@@ -66,22 +103,24 @@ class SegmentAttributionCallback(TrainerCallback):
                 f"{accelerator.num_processes}. Use another rule, or make the attributions first with `trl-segment "
                 "attribute`."
             )
-        model = accelerator.unwrap_model(self.trainer.model)
-        tokenizer = self.trainer.processing_class
-        settings = attribution_settings(model, tokenizer, args, autocast=accelerator.mixed_precision)
+        autocast = "no"
+        if model is self.trainer.model:
+            model, autocast = accelerator.unwrap_model(model), accelerator.mixed_precision
+        settings = attribution_settings(model, tokenizer, args, autocast=autocast)
+        if is_peft_model(model) and adapter:
+            settings["adapter"] = "on"
         if self.trainer.segmenter is not None:
             settings["segmenter"] = getattr(self.trainer.segmenter, "__qualname__", repr(self.trainer.segmenter))
-        store = AttributionStore(os.path.join(args.output_dir, "attributions"), settings)
+        store = AttributionStore(path, settings)
         mine = range(accelerator.process_index, self.trainer.num_traces, accelerator.num_processes)
         traces = (self.trainer.get_trace(index) for index in mine)
-        adapter_off = model.disable_adapter() if is_peft_model(model) else contextlib.nullcontext()
+        adapter_off = contextlib.nullcontext() if adapter or not is_peft_model(model) else model.disable_adapter()
         with adapter_off:
             attribute_traces(
                 traces, model, tokenizer, args, store, total=len(mine), progress=accelerator.is_local_main_process
             )
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            store = AttributionStore(store.path, settings)
-            store.compact()
+            AttributionStore(path, settings).compact()
         accelerator.wait_for_everyone()
-        return AttributionStore(store.path, settings)
+        return AttributionStore(path, settings)

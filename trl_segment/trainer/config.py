@@ -8,6 +8,7 @@ from ..attribution.config import AttributionConfig
 from ..selection import SelectionConfig
 
 
+DROPPED_SEGMENTS = ("mask", "weight", "prune")
 COMPLETION_RENDERINGS = ("auto", "template", "verbatim")
 
 
@@ -22,6 +23,23 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
     `attribution_path`, `attribution_baseline`, `attribution_max_tokens`, `answer_template`), and:
 
     Parameters:
+        dropped_segments (`str`, *optional*, defaults to `"mask"`):
+            What becomes of dropped segments: `"mask"` takes them out of the loss, `"weight"` leaves them in it with
+            `dropped_weight`, `"prune"` takes them out of the sequence (the paper's comparison; needs `attributions`).
+        dropped_weight (`float`, *optional*, defaults to `0.1`):
+            Loss weight of the tokens of dropped segments with `dropped_segments="weight"`. The loss is divided by the
+            sum of all weights.
+        kept_weight (`float`, *optional*, defaults to `1.0`):
+            The same of kept segments. Tokens outside the reasoning weigh 1.
+        attribution_model (`str`, *optional*):
+            Name or folder of another model to attribute with. It is loaded with its own tokenizer when training begins
+            and freed before the first step. If `None`, the trained model is used.
+        attribution_dtype (`str`, *optional*, defaults to `"auto"`):
+            Precision to load it in.
+        attribution_adapter (`bool`, *optional*, defaults to `False`):
+            Whether the adapter of the trained model is on while it attributes.
+        reattribute_every_epochs (`int`, *optional*):
+            Attribute again with the model as it has become (adapter on), every so many epochs.
         attributions (`str`, *optional*):
             Folder of an attribution store made with `trl-segment attribute`. It must hold every trace of the training
             set. If `None`, attributions are computed when training begins, with the model as it is then (adapter off),
@@ -35,6 +53,31 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
             - `"auto"`: `"verbatim"` for `question`/`solution` rows, as in the paper, `"template"` for all others.
     """
 
+    dropped_segments: str = field(
+        default="mask",
+        metadata={
+            "help": "What becomes of dropped segments: 'mask' (out of the loss), 'weight' (in it with "
+            "`dropped_weight`) or 'prune' (out of the sequence; needs `attributions`).",
+            "choices": list(DROPPED_SEGMENTS),
+        },
+    )
+    dropped_weight: float = field(
+        default=0.1, metadata={"help": "Loss weight of dropped segments with `dropped_segments='weight'`."}
+    )
+    kept_weight: float = field(
+        default=1.0, metadata={"help": "Loss weight of kept segments with `dropped_segments='weight'`."}
+    )
+    attribution_model: str | None = field(
+        default=None,
+        metadata={"help": "Another model to attribute with, loaded when training begins and freed before it does."},
+    )
+    attribution_dtype: str = field(default="auto", metadata={"help": "Precision to load `attribution_model` in."})
+    attribution_adapter: bool = field(
+        default=False, metadata={"help": "Whether the trained model's adapter is on while it attributes."}
+    )
+    reattribute_every_epochs: int | None = field(
+        default=None, metadata={"help": "Attribute again with the model as it has become, every so many epochs."}
+    )
     attributions: str | None = field(
         default=None,
         metadata={
@@ -57,5 +100,33 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
             raise ValueError(
                 f"Unknown completion rendering {self.completion_rendering!r}. Pass one of "
                 f"{', '.join(map(repr, COMPLETION_RENDERINGS))}."
+            )
+        if self.dropped_segments not in DROPPED_SEGMENTS:
+            raise ValueError(
+                f"Unknown treatment of dropped segments {self.dropped_segments!r}. Pass one of "
+                f"{', '.join(map(repr, DROPPED_SEGMENTS))}."
+            )
+        if not 0 <= self.dropped_weight <= 1 or not self.kept_weight > 0:
+            raise ValueError(
+                f"`dropped_weight` must be in [0, 1] and `kept_weight` above 0, but {self.dropped_weight} and "
+                f"{self.kept_weight} were passed."
+            )
+        if self.dropped_segments == "weight" and (self.loss_type != "nll" or self.label_smoothing_factor > 0):
+            raise ValueError(
+                f"`dropped_segments='weight'` weighs the negative log-likelihood of each token, but loss_type="
+                f"{self.loss_type!r} and label_smoothing_factor={self.label_smoothing_factor} make another loss of "
+                "it. Use 'mask', or leave these two at their defaults."
+            )
+        if self.dropped_segments == "prune" and self.attributions is None:
+            raise ValueError(
+                "`dropped_segments='prune'` takes tokens out when the dataset is prepared, before training begins. "
+                "Make the attributions with `trl-segment attribute` and pass their folder as `attributions`."
+            )
+        if self.reattribute_every_epochs is not None and (
+            self.reattribute_every_epochs < 1 or self.dropped_segments == "prune"
+        ):
+            raise ValueError(
+                "`reattribute_every_epochs` must be at least 1 and does not go with `dropped_segments='prune'`, but "
+                f"{self.reattribute_every_epochs} and {self.dropped_segments!r} were passed."
             )
         super().__post_init__()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..attribution.store import AttributionStore
-from ..selection import SelectionConfig, select_segments, unit_mask
+from ..selection import SelectionConfig, draw_segments, select_segments, unit_mask
 
 
 UNITS_COLUMN = "segment_units"
@@ -81,7 +81,7 @@ class SegmentTable:
         self.offsets = 2 * (np.cumsum(self.num_segments) - self.num_segments)
         self.trained = torch.ones(1 + 2 * int(self.num_segments.sum()), dtype=torch.bool).share_memory_()
 
-    def fill(self, store: AttributionStore, config: SelectionConfig) -> SelectionSummary:
+    def fill(self, store: AttributionStore, config: SelectionConfig, seed: int = 0) -> SelectionSummary:
         """
         Select segments by stored attributions.
 
@@ -90,6 +90,8 @@ class SegmentTable:
                 Holds every trace of the set.
             config ([`SelectionConfig`]):
                 Thresholds.
+            seed (`int`, *optional*, defaults to `0`):
+                Seed of `selection="random"`.
 
         Returns:
             [`SelectionSummary`]: What is kept, and which traces are trained in full and why.
@@ -116,6 +118,10 @@ class SegmentTable:
                 summary.skipped.setdefault(problem, []).append(name)
                 continue
             kept = select_segments(row.num_tokens, row.sum_abs, row.sum_signed, config)
+            if config.selection == "random":
+                kept = draw_segments(kept, config, seed=[seed, int(key, 16)])
+            elif config.selection == "all":
+                kept[:] = True
             units = unit_mask(kept, config.transition)
             trained[1 + offset : 1 + offset + len(units)] = units
             tokens = np.asarray(row.num_tokens)
@@ -141,6 +147,9 @@ class DataCollatorForSegmentSelectiveLM:
             must use the `labels` of the examples.
         trained (`torch.Tensor`):
             Table of units, bool, shape (1 + units,): whether a unit is trained. Read at every call.
+        weights (`tuple[float, float]`, *optional*):
+            Loss weights of kept and of dropped segments. If given, labels are left as they are and the batch has one
+            more entry: `loss_weights`, float32, of the labels' shape.
 
     Returns (when called):
         `dict[str, torch.Tensor]`: The batch, with one more entry if the examples have units: `segment_counts`, int64,
@@ -158,6 +167,7 @@ class DataCollatorForSegmentSelectiveLM:
 
     collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
     trained: torch.Tensor
+    weights: tuple[float, float] | None = None
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         if UNITS_COLUMN not in examples[0]:  # evaluation: the loss of the full completion, so that runs compare
@@ -168,9 +178,20 @@ class DataCollatorForSegmentSelectiveLM:
             units = np.asarray(example[UNITS_COLUMN])
             labels = np.asarray(example["labels"])
             selected = np.where(table[units], labels, -100)
+            kept_labels = selected if self.weights is None else labels
             example = {key: value for key, value in example.items() if key != UNITS_COLUMN}
-            masked.append({**example, "labels": selected.tolist()})
+            masked.append({**example, "labels": kept_labels.tolist()})
             # The rest of segment i is unit 2 * i + 2, so even numbers count each segment once
             bodies = np.unique(units[(units > 0) & (units % 2 == 0)])
             counts += [(selected != -100).sum(), (labels != -100).sum(), table[bodies].sum(), len(bodies)]
-        return {**self.collator(masked), "segment_counts": torch.from_numpy(counts)[None]}
+        batch = {**self.collator(masked), "segment_counts": torch.from_numpy(counts)[None]}
+        if self.weights is not None:
+            # Laid out like the labels by whatever collator is inside: in their place
+            units = [
+                {**row, "labels": list(example[UNITS_COLUMN])} for row, example in zip(masked, examples, strict=True)
+            ]
+            laid_out = self.collator(units)["labels"].clamp(min=0)
+            kept, dropped = self.weights
+            weights = torch.where(self.trained[laid_out], kept, dropped)
+            batch["loss_weights"] = torch.where(laid_out > 0, weights, 1.0).float()
+        return batch

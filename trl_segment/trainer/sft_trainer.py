@@ -153,7 +153,8 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             **kwargs,
         )
         # The parent refuses a custom collator together with packing, so ours takes its place afterwards
-        self.data_collator = DataCollatorForSegmentSelectiveLM(self.data_collator, self.segment_table.trained)
+        weights = (args.kept_weight, args.dropped_weight) if args.dropped_segments == "weight" else None
+        self.data_collator = DataCollatorForSegmentSelectiveLM(self.data_collator, self.segment_table.trained, weights)
         self.add_callback(SegmentAttributionCallback(self))
 
     @property
@@ -191,19 +192,22 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         Raises:
             `ValueError`: If the store lacks a trace.
         """
-        summary = self.segment_table.fill(store, config or self.args)
+        summary = self.segment_table.fill(store, config or self.args, seed=self.args.seed)
         self.accelerator.print(summary)
         return summary
 
     def _as_prompt_completion(self, dataset):
         """Question and solution rows as conversational prompt-completion rows; other formats as they are."""
-        columns = set(dataset.column_names)
-        text_formats = ({"prompt", "completion"}, {"messages"}, {"conversations"}, {self._reader.text_column})
-        if self._reader.formatting_func or "input_ids" in columns or any(f <= columns for f in text_formats):
+        if self._reader.formatting_func or "input_ids" in dataset.column_names or self._has_text(dataset):
             return dataset
         if self._completion_rendering == "auto":
             self._completion_rendering = "verbatim"
         return dataset.map(_question_to_messages, fn_kwargs={"reader": self._reader}, desc="Reading questions")
+
+    def _has_text(self, dataset):
+        """Whether the dataset has the columns of one of TRL's text formats."""
+        text_formats = ({"prompt", "completion"}, {"messages"}, {"conversations"}, {self._reader.text_column})
+        return any(columns <= set(dataset.column_names) for columns in text_formats)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
         tokenizer = processing_class
@@ -224,12 +228,13 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             )
         if dataset_name != "train" or self.segment_table is not None:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        if "input_ids" in dataset.column_names:
+        tokenized = "input_ids" in dataset.column_names
+        if tokenized and not self._has_text(dataset):
             raise ValueError(
-                "`train_dataset` is already tokenized (it has 'input_ids'), so its segments cannot be found. Pass the "
-                "text, in any format that SFTTrainer takes."
+                "`train_dataset` is already tokenized (it has 'input_ids') and has no text beside the tokens, so its "
+                "segments cannot be found. Keep the columns that it was tokenized from, in any format that SFTTrainer "
+                "takes, or pass the text alone."
             )
-
         # The parent tokenizes and builds labels, of everything, in order
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
@@ -260,11 +265,20 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
                 "tokenizer": tokenizer,
                 "chat_template": self.chat_template,
                 "offsets": self.segment_table.offsets,
-                "cut": (cut.start, cut.stop),
+                "cut": (None, None) if args.dropped_segments == "prune" else (cut.start, cut.stop),
+                "tokenized": tokenized,
             },
             desc="Numbering segments",
             **map_kwargs,
         )
+        if args.dropped_segments == "prune":
+            # What is left is trained in full, so that the units have done their work
+            self.segment_table.fill(AttributionStore(args.attributions), args, seed=args.seed)
+            dataset = dataset.map(
+                _prune, fn_kwargs={"trained": self.segment_table.trained.numpy()}, desc="Pruning", **map_kwargs
+            )
+            if not packing:
+                dataset = dataset.map(_cut_units, fn_kwargs={"cut": (cut.start, cut.stop)}, **map_kwargs)
         if not packing:
             return super()._prepare_dataset(dataset, processing_class, args, False, None, dataset_name)
         # The parent's packing drops the column of units, so these few lines stand in for it
@@ -282,6 +296,7 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             self._signature_columns.append(UNITS_COLUMN)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        weights = inputs.pop("loss_weights", None)
         counts = inputs.pop("segment_counts", None)
         if counts is not None:
             counts = self.accelerator.gather_for_metrics(counts).sum(dim=0).tolist()
@@ -289,7 +304,38 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             metrics = self._metrics["train" if self.model.training else "eval"]
             metrics["trained_token_share"].append(trained_tokens / max(tokens, 1))
             metrics["trained_segment_share"].append(trained_segments / max(segments, 1))
+        if weights is not None:
+            if num_items_in_batch is None:
+                num_items_in_batch = _sum_weights(weights, inputs["labels"])
+            model = _WeightedLogProbs(model, weights)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        count = super()._get_num_items_in_batch(batch_samples, device)
+        if count is None or "loss_weights" not in batch_samples[0]:
+            return count
+        # What the parent counts, weighted; it gathers over processes and divides by the copies of tensor parallelism
+        total = sum(_sum_weights(batch["loss_weights"], batch["labels"]) for batch in batch_samples).to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            total = self.accelerator.gather(total).sum() / self.get_tp_size()
+        return total
+
+
+class _WeightedLogProbs:
+    """A model whose per-token log-probabilities come out weighted; everything else is the model's."""
+
+    def __init__(self, model, weights):
+        self.model, self.weights = model, weights
+
+    def __call__(self, **inputs):
+        outputs = self.model(**inputs)
+        outputs.log_probs = outputs.log_probs * self.weights[:, 1:].to(outputs.log_probs)
+        return outputs
+
+
+def _sum_weights(weights, labels):
+    """Sum of the weights of the tokens that are predicted: the first of a row is not."""
+    return weights[:, 1:][labels[:, 1:] != -100].sum()
 
 
 @dataclass
@@ -358,18 +404,30 @@ def _training_text(row, tokenizer, chat_template, text_column) -> tuple[str, boo
     return text, False
 
 
-def _add_units(row, index, rows, reader, tokenizer, chat_template, offsets, cut):
+def _prune(row, trained):
+    kept = trained[np.asarray(row[UNITS_COLUMN])]
+    return {name: np.asarray(row[name])[kept] for name in ("input_ids", "labels", UNITS_COLUMN)}
+
+
+def _cut_units(row, cut):
+    return {UNITS_COLUMN: row[UNITS_COLUMN][slice(*cut)]}
+
+
+def _add_units(row, index, rows, reader, tokenizer, chat_template, offsets, cut, tokenized):
     trace = reader(rows[index])
     if trace.problem is not None:
         units = np.zeros(len(row["input_ids"]), dtype=np.int32)
     else:
-        text, add_special_tokens = _training_text(row, tokenizer, chat_template, reader.text_column)
+        if tokenized:
+            text, add_special_tokens = tokenizer.decode(row["input_ids"]), False
+        else:
+            text, add_special_tokens = _training_text(row, tokenizer, chat_template, reader.text_column)
         ids, spans = encode_with_spans(tokenizer, text, add_special_tokens)
         if not np.array_equal(ids, row["input_ids"]):
             raise RuntimeError(
-                f"{row_name(rows[index], index)}: TRL made {len(row['input_ids'])} tokens of this example, but its "
-                f"text gives {len(ids)} or others, so segments cannot be placed. If the chat template depends on the "
-                "time or on chance, fix it; otherwise please report this with the row."
+                f"{row_name(rows[index], index)}: this example has {len(row['input_ids'])} tokens, but its text "
+                f"gives {len(ids)} or others, so segments cannot be placed. If it was tokenized beforehand, use the "
+                "trainer's own tokenizer; if the chat template depends on the time or on chance, fix it."
             )
         segments = locate_segments(text, trace, tokenizer.name_or_path)
         units = training_units(text, spans, segments)
