@@ -200,9 +200,7 @@ def test_another_model_attributes_with_its_own_tokenizer(tmp_path, tokenizer):
         _, trace = trainer.get_trace(index)
         sequence = attributed_sequence(trace, spelling)
         engine = IntegratedGradients(other, rule="midpoint", evaluations=2, baseline=spelling.pad_token_id)
-        expected = engine.attribute(
-            sequence.input_ids, sequence.target, sequence.segments
-        )
+        expected = engine.attribute(sequence.input_ids, sequence.target, sequence.segments)
         assert store[trace.key].sum_abs == pytest.approx(expected.sum_abs.tolist(), rel=1e-5)
         # nearly a token a character: really its own tokenizer
         assert sum(store[trace.key].num_tokens) > 0.9 * (trace.reasoning[1] - trace.reasoning[0])
@@ -297,3 +295,33 @@ def test_every_scorer_can_select(scorer, tmp_path, tokenizer):
     assert math.isfinite(trainer.state.log_history[0]["loss"])
     assert trainer.state.log_history[0]["trained_segment_share"] < 1
     assert AttributionStore(tmp_path / "attributions").settings["scorer"] == scorer
+
+
+@pytest.mark.parametrize("make", [messages, lambda rows: Dataset.from_list(rows)], ids=["messages", "questions"])
+@pytest.mark.parametrize("layout", [{}, {"packing": True, "packing_strategy": "wrapped"}, {"max_length": 120}])
+def test_a_streamed_dataset_is_masked_like_one_in_memory(make, layout, tmp_path, tokenizer):
+    dataset = make(make_rows(6))
+    whole = make_trainer(tmp_path / "a", tokenizer, dataset, tau=0.2, keep_last=0, max_steps=1, **layout)
+    whole.train()
+    stored = str(tmp_path / "a" / "attributions")
+    streamed = make_trainer(
+        tmp_path / "b", tokenizer, dataset.to_iterable_dataset(), tau=0.2, keep_last=0, attributions=stored, **layout
+    )
+    streamed.train()
+    for theirs, ours in zip(whole.train_dataset, streamed.train_dataset, strict=True):
+        labels = [
+            trainer.data_collator([row])["labels"].tolist() for trainer, row in ((whole, theirs), (streamed, ours))
+        ]
+        assert labels[0] == labels[1]
+    assert streamed.state.log_history[0]["trained_token_share"] < 1
+
+
+def test_a_streamed_row_without_attribution_is_named(tmp_path, tokenizer):
+    rows = make_rows(4)
+    make_trainer(tmp_path / "a", tokenizer, messages(rows[:2]), max_steps=1).train()
+    dataset = messages(rows).add_column("id", ["a", "b", "c", "d"]).to_iterable_dataset()
+    trainer = make_trainer(
+        tmp_path / "b", tokenizer, dataset, attributions=str(tmp_path / "a" / "attributions"), max_steps=4
+    )
+    with pytest.raises(ValueError, match=r"c of the streamed dataset has no attribution.*trl-segment attribute"):
+        trainer.train()

@@ -60,12 +60,13 @@ def main(argv: list[str] | None = None) -> None:
         chat_template_path=args.chat_template_path,
         trust_remote_code=args.trust_remote_code,
     )
+    total = None if script_args.dataset_streaming else len(dataset)
     store = AttributionStore(args.attributions, attribution_settings(model, tokenizer, args))
     traces = (
         (row_name(row, index), build_trace(row, args, text_column=args.dataset_text_field))
         for index, row in enumerate(dataset)
     )
-    summary = attribute_traces(traces, model, tokenizer, args, store, total=len(dataset))
+    summary = attribute_traces(traces, model, tokenizer, args, store, total=total)
     store.compact()
     skipped = sum(map(len, summary.skipped.values()))
     print(

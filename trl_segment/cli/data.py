@@ -64,6 +64,6 @@ def load_train_split(script_args: "ScriptArguments"):
             f"{script_args.dataset_name!r} has no split {split!r}, only {', '.join(splits)}. Set "
             "`--dataset_train_split`."
         )
-    if len(splits[split]) == 0:
+    if not script_args.dataset_streaming and len(splits[split]) == 0:
         raise ValueError(f"The split {split!r} of {script_args.dataset_name!r} is empty.")
     return splits[split]

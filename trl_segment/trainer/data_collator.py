@@ -9,9 +9,7 @@ import torch
 
 from ..attribution.store import AttributionStore
 from ..selection import SelectionConfig, draw_segments, select_segments, unit_mask
-
-
-UNITS_COLUMN = "segment_units"
+from .preparation import UNITS_COLUMN
 
 
 @dataclass

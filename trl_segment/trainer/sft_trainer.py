@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,21 +12,21 @@ from trl.trainer.utils import get_config_model_id
 
 from ..attribution import AttributionStore
 from ..selection import SelectionConfig
-from ..traces import (
-    Trace,
-    TraceConfig,
-    build_trace,
-    encode_with_spans,
-    join_completion,
-    locate_segments,
-    render_prompt,
-    row_name,
-    template_kwargs,
-    training_units,
-)
+from ..traces import Trace, TraceConfig, row_name
 from .callback import SegmentAttributionCallback
 from .config import SegmentSelectiveSFTConfig
-from .data_collator import UNITS_COLUMN, DataCollatorForSegmentSelectiveLM, SegmentTable, SelectionSummary
+from .data_collator import DataCollatorForSegmentSelectiveLM, SegmentTable, SelectionSummary
+from .preparation import (
+    UNITS_COLUMN,
+    TraceReader,
+    add_units,
+    carry_trace,
+    cut_units,
+    describe_trace,
+    prune,
+    question_to_messages,
+    render_verbatim,
+)
 
 
 class SegmentSelectiveSFTTrainer(SFTTrainer):
@@ -114,11 +113,8 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
                 "are spans of text: pass its tokenizer (`processing_class.tokenizer`) to train on text alone."
             )
         if isinstance(train_dataset, IterableDataset):
-            raise ValueError(
-                "`train_dataset` is an IterableDataset, which cannot be attributed before it is trained on. Load it "
-                "without streaming."
-            )
-        if train_dataset is not None and len(train_dataset) == 0:
+            _check_streaming(args)
+        elif train_dataset is not None and len(train_dataset) == 0:
             raise ValueError("`train_dataset` is empty. Check the split and the filters it went through.")
         if (args.dataset_kwargs or {}).get("skip_prepare_dataset"):
             raise ValueError(
@@ -130,7 +126,7 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
                 "`assistant_only_loss=True` needs the chat template's marks, which `completion_rendering='verbatim'` "
                 "does without. Set `completion_only_loss=True` instead: the loss is then on the last turn."
             )
-        self._reader = _TraceReader(
+        self._reader = TraceReader(
             config=TraceConfig(args.segmenter, args.segment_pattern, args.answer_column, args.question_template),
             segmenter=segmenter,
             answer_func=answer_func,
@@ -140,7 +136,7 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         self.segmenter = segmenter
         self._completion_rendering = args.completion_rendering
         self.segment_table: SegmentTable | None = None
-        if isinstance(train_dataset, Dataset):
+        if train_dataset is not None:
             # Before the parent looks at the columns to decide what the loss is on
             train_dataset = self._as_prompt_completion(train_dataset)
         super().__init__(
@@ -198,87 +194,76 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
 
     def _as_prompt_completion(self, dataset):
         """Question and solution rows as conversational prompt-completion rows; other formats as they are."""
-        if self._reader.formatting_func or "input_ids" in dataset.column_names or self._has_text(dataset):
+        columns = _column_names(dataset)
+        if self._reader.formatting_func or "input_ids" in columns or self._has_text(columns):
             return dataset
         if self._completion_rendering == "auto":
             self._completion_rendering = "verbatim"
-        return dataset.map(_question_to_messages, fn_kwargs={"reader": self._reader}, desc="Reading questions")
+        return dataset.map(question_to_messages, fn_kwargs={"reader": self._reader})
 
-    def _has_text(self, dataset):
-        """Whether the dataset has the columns of one of TRL's text formats."""
+    def _has_text(self, columns):
+        """Whether these are the columns of one of TRL's text formats."""
         text_formats = ({"prompt", "completion"}, {"messages"}, {"conversations"}, {self._reader.text_column})
-        return any(columns <= set(dataset.column_names) for columns in text_formats)
+        return any(text_format <= columns for text_format in text_formats)
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
-        tokenizer = processing_class
         if isinstance(processing_class, ProcessorMixin):
             raise ValueError(
                 f"The model's processor is a {type(processing_class).__name__}, for a model that sees images. Pass "
                 "its tokenizer as `processing_class` to train on text alone."
             )
-        # Datasets that are passed to `evaluate`, or are streamed, arrive here first
-        if isinstance(dataset, Dataset):
-            dataset = self._as_prompt_completion(dataset)
-        rows = dataset
-        if self._completion_rendering == "verbatim" and "input_ids" not in (dataset.column_names or ()):
-            dataset = dataset.map(
-                _render_verbatim,
-                fn_kwargs={"tokenizer": tokenizer, "reader": self._reader},
-                remove_columns=[c for c in ("messages", "conversations") if c in dataset.column_names],
-            )
-        if dataset_name != "train" or self.segment_table is not None:
-            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        tokenized = "input_ids" in dataset.column_names
-        if tokenized and not self._has_text(dataset):
+        # Datasets that are passed to `evaluate` arrive here first
+        dataset = self._as_prompt_completion(dataset)
+        selective = dataset_name == "train" and self.segment_table is None
+        streaming = isinstance(dataset, IterableDataset)
+        tokenized = "input_ids" in _column_names(dataset)
+        if selective and tokenized and not self._has_text(_column_names(dataset)):
             raise ValueError(
                 "`train_dataset` is already tokenized (it has 'input_ids') and has no text beside the tokens, so its "
                 "segments cannot be found. Keep the columns that it was tokenized from, in any format that SFTTrainer "
                 "takes, or pass the text alone."
             )
+        map_kwargs = {} if streaming else {"num_proc": args.dataset_num_proc}
+        if selective:
+            dataset = self._number_traces(dataset, args, map_kwargs)
+        if self._completion_rendering == "verbatim" and not tokenized:
+            dataset = dataset.map(
+                render_verbatim,
+                fn_kwargs={"tokenizer": processing_class, "reader": self._reader},
+                remove_columns=sorted({"messages", "conversations"} & _column_names(dataset)),
+                **map_kwargs,
+            )
+        if not selective:
+            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+
         # The parent tokenizes and builds labels, of everything, in order
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
         dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
-        self._trace_rows = rows
-        map_kwargs = {"num_proc": args.dataset_num_proc}
-        described = rows.map(
-            _describe_trace,
-            with_indices=True,
-            fn_kwargs={"reader": self._reader},
-            remove_columns=rows.column_names,
-            desc="Finding segments",
-            **map_kwargs,
-        )
-        self.segment_table = SegmentTable(
-            described["key"][:], described["name"][:], np.array(described["num_segments"][:]), described["problem"][:]
-        )
         # Packing cuts by itself; otherwise the units are cut as the parent is about to cut tokens and labels
-        cut = slice(None)
+        cut = (None, None)
         if args.max_length is not None and not packing:
-            cut = slice(-args.max_length, None) if args.truncation_mode == "keep_end" else slice(args.max_length)
+            cut = (-args.max_length, None) if args.truncation_mode == "keep_end" else (None, args.max_length)
+        table = self.segment_table
         dataset = dataset.map(
-            _add_units,
+            add_units,
             with_indices=True,
             fn_kwargs={
-                "rows": rows,
+                "rows": self._trace_rows,
                 "reader": self._reader,
-                "tokenizer": tokenizer,
+                "tokenizer": processing_class,
                 "chat_template": self.chat_template,
-                "offsets": self.segment_table.offsets,
-                "cut": (None, None) if args.dropped_segments == "prune" else (cut.start, cut.stop),
+                "offsets": dict(zip(table.keys, table.offsets.tolist(), strict=True)) if streaming else table.offsets,
+                "cut": (None, None) if args.dropped_segments == "prune" else cut,
                 "tokenized": tokenized,
             },
-            desc="Numbering segments",
             **map_kwargs,
         )
         if args.dropped_segments == "prune":
             # What is left is trained in full, so that the units have done their work
-            self.segment_table.fill(AttributionStore(args.attributions), args, seed=args.seed)
-            dataset = dataset.map(
-                _prune, fn_kwargs={"trained": self.segment_table.trained.numpy()}, desc="Pruning", **map_kwargs
-            )
-            if not packing:
-                dataset = dataset.map(_cut_units, fn_kwargs={"cut": (cut.start, cut.stop)}, **map_kwargs)
+            table.fill(AttributionStore(args.attributions), args, seed=args.seed)
+            dataset = dataset.map(prune, fn_kwargs={"trained": table.trained.numpy()}, **map_kwargs)
+            dataset = dataset.map(cut_units, fn_kwargs={"cut": cut}, **map_kwargs)
         if not packing:
             return super()._prepare_dataset(dataset, processing_class, args, False, None, dataset_name)
         # The parent's packing drops the column of units, so these few lines stand in for it
@@ -289,6 +274,33 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             dataset = dataset.shuffle(seed=args.seed)
         dataset = pack_dataset(dataset, args.max_length, args.packing_strategy, map_kwargs)
         return dataset.shuffle(seed=args.seed) if args.shuffle_dataset else dataset
+
+    def _number_traces(self, dataset, args, map_kwargs):
+        """Make the table of all segments, and keep what later steps need of the rows as they are."""
+        if isinstance(dataset, IterableDataset):
+            # Which rows will come is not known, but what can come is: what the store holds
+            store = AttributionStore(args.attributions)
+            rows = list(store.values())
+            self.segment_table = SegmentTable(
+                [row.key for row in rows],
+                [row.name for row in rows],
+                np.array([len(row.num_tokens) for row in rows], dtype=np.int64),
+                [row.problem for row in rows],
+            )
+            self._trace_rows = None
+            return dataset.map(carry_trace, fn_kwargs={"reader": self._reader})
+        described = dataset.map(
+            describe_trace,
+            with_indices=True,
+            fn_kwargs={"reader": self._reader},
+            remove_columns=dataset.column_names,
+            **map_kwargs,
+        )
+        self.segment_table = SegmentTable(
+            described["key"][:], described["name"][:], np.array(described["num_segments"][:]), described["problem"][:]
+        )
+        self._trace_rows = dataset
+        return dataset
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
@@ -338,24 +350,19 @@ def _sum_weights(weights, labels):
     return weights[:, 1:][labels[:, 1:] != -100].sum()
 
 
-@dataclass
-class _TraceReader:
-    """From a row of the training set to its trace."""
+def _column_names(dataset) -> set[str]:
+    # A streamed dataset may not know its columns before its first row
+    return set(dataset.column_names or next(iter(dataset)))
 
-    config: TraceConfig
-    segmenter: Callable | None
-    answer_func: Callable | None
-    text_column: str
-    formatting_func: Callable | None
 
-    def __call__(self, row: Mapping[str, Any]) -> Trace:
-        formatted = row
-        if self.formatting_func is not None and "prompt" not in row:
-            answer = row.get(self.config.answer_column)
-            formatted = {self.text_column: self.formatting_func(row), self.config.answer_column: answer}
-        # The user's function gets the user's row
-        answer_func = None if self.answer_func is None else lambda _: self.answer_func(row)
-        return build_trace(formatted, self.config, self.segmenter, answer_func, self.text_column)
+def _check_streaming(args):
+    if args.attributions is None or args.reattribute_every_epochs is not None:
+        raise ValueError(
+            "`train_dataset` is an IterableDataset, which cannot be attributed while it is trained on. Attribute it "
+            "first, `trl-segment attribute --model_name_or_path ... --dataset_name ... --dataset_streaming "
+            "--attributions PATH`, and pass `attributions=PATH` without `reattribute_every_epochs`; or load it "
+            "without streaming."
+        )
 
 
 def _selective_config(args, model) -> SegmentSelectiveSFTConfig:
@@ -369,67 +376,3 @@ def _selective_config(args, model) -> SegmentSelectiveSFTConfig:
     # to_dict writes a placeholder for every field whose name ends so, `eos_token` of SFTConfig among them
     dict_args.update({name: getattr(args, name) for name in dict_args if name.endswith("_token")})
     return SegmentSelectiveSFTConfig(**dict_args)
-
-
-def _question_to_messages(row, reader):
-    trace = reader(row)
-    return {"prompt": trace.prompt, "completion": [{"role": "assistant", "content": trace.completion}]}
-
-
-def _describe_trace(row, index, reader):
-    trace = reader(row)
-    segments = 0 if trace.problem else len(trace.segments)
-    return {"key": trace.key, "name": row_name(row, index), "num_segments": segments, "problem": trace.problem}
-
-
-def _render_verbatim(row, tokenizer, reader):
-    trace = reader(row)
-    prompt = render_prompt(trace, tokenizer)
-    bos = tokenizer.bos_token
-    # TRL tokenizes text with the tokenizer's own special tokens, of which the template has written this one already
-    doubled = [tokenizer.bos_token_id] * 2
-    if not isinstance(trace.prompt, str) and bos and tokenizer(prompt, verbose=False)["input_ids"][:2] == doubled:
-        prompt = prompt.removeprefix(bos)
-    return {"prompt": prompt, "completion": join_completion(prompt, trace.completion)[0]}
-
-
-def _training_text(row, tokenizer, chat_template, text_column) -> tuple[str, bool]:
-    """The text that TRL tokenized a prepared row from, and whether the tokenizer added special tokens."""
-    if "prompt" in row and isinstance(row["prompt"], str):
-        return row["prompt"] + row["completion"], True
-    messages = row["prompt"] + row["completion"] if "prompt" in row else row.get("messages")
-    if messages is None:
-        return row[text_column], True
-    text = tokenizer.apply_chat_template(messages, tokenize=False, chat_template=chat_template, **template_kwargs(row))
-    return text, False
-
-
-def _prune(row, trained):
-    kept = trained[np.asarray(row[UNITS_COLUMN])]
-    return {name: np.asarray(row[name])[kept] for name in ("input_ids", "labels", UNITS_COLUMN)}
-
-
-def _cut_units(row, cut):
-    return {UNITS_COLUMN: row[UNITS_COLUMN][slice(*cut)]}
-
-
-def _add_units(row, index, rows, reader, tokenizer, chat_template, offsets, cut, tokenized):
-    trace = reader(rows[index])
-    if trace.problem is not None:
-        units = np.zeros(len(row["input_ids"]), dtype=np.int32)
-    else:
-        if tokenized:
-            text, add_special_tokens = tokenizer.decode(row["input_ids"]), False
-        else:
-            text, add_special_tokens = _training_text(row, tokenizer, chat_template, reader.text_column)
-        ids, spans = encode_with_spans(tokenizer, text, add_special_tokens)
-        if not np.array_equal(ids, row["input_ids"]):
-            raise RuntimeError(
-                f"{row_name(rows[index], index)}: this example has {len(row['input_ids'])} tokens, but its text "
-                f"gives {len(ids)} or others, so segments cannot be placed. If it was tokenized beforehand, use the "
-                "trainer's own tokenizer; if the chat template depends on the time or on chance, fix it."
-            )
-        segments = locate_segments(text, trace, tokenizer.name_or_path)
-        units = training_units(text, spans, segments)
-        units[units > 0] += offsets[index]
-    return {UNITS_COLUMN: units[slice(*cut)]}
