@@ -458,7 +458,7 @@ def test_interpolation_is_in_float32_for_a_bfloat16_model():
     model = make_model(dtype=torch.bfloat16)
     seen = []
     model.model.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
-    IntegratedGradients(model, "paper", 50).attribute(IDS, TARGET)
+    IntegratedGradients(model, "paper", 50, max_tokens_per_forward=16384).attribute(IDS, TARGET)
     fed = torch.cat([x for x in seen if len(x) > 1])
     assert fed.shape[0] == 50 and fed.dtype == torch.bfloat16
     real, base = embed(model, IDS[:-1]).float(), pad_base(model, IDS[:-1]).float()

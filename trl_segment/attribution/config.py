@@ -38,8 +38,9 @@ class AttributionConfig(TraceConfig):
         attribution_baseline (`str`, *optional*, defaults to `"pad"`):
             Where the path starts: the embedding of the `"pad"` (the paper) or `"eos"` token or of a token ID, the
             `"mean"` embedding, or `"zero"`.
-        attribution_max_tokens (`int`, *optional*, defaults to `16384`):
-            Token budget of one forward pass: as many nodes of a trace run together as fit, at least one.
+        attribution_max_tokens (`int`, *optional*):
+            Token budget of one forward pass: as many nodes of a trace run together as fit, a longer trace runs alone
+            with gradient checkpointing. Defaults to 16,384 on an accelerator and one node a pass on CPU.
         answer_template (`str`, *optional*):
             What follows the reasoning in the attributed sequence; `{answer}` stands for the answer. Defaults to the
             paper's `</think> So, the final answer is \boxed{{answer}}`.
@@ -95,9 +96,12 @@ class AttributionConfig(TraceConfig):
             "the 'mean' embedding, or 'zero'."
         },
     )
-    attribution_max_tokens: int = field(
-        default=16384,
-        metadata={"help": "Token budget of one forward pass of the attribution: nodes that fit run together."},
+    attribution_max_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Token budget of one forward pass of the attribution: nodes that fit run together, a longer trace "
+            "runs with gradient checkpointing. Default: 16384 on an accelerator, one node a pass on CPU."
+        },
     )
     answer_template: str = field(
         default=ANSWER_TEMPLATE,
@@ -130,7 +134,7 @@ class AttributionConfig(TraceConfig):
                 f"`answer_template` {self.answer_template!r} must hold {{answer}} exactly once, where the answer "
                 "belongs."
             )
-        if self.attribution_max_tokens < 1:
+        if self.attribution_max_tokens is not None and self.attribution_max_tokens < 1:
             raise ValueError(
                 f"`attribution_max_tokens` must be at least 1, but {self.attribution_max_tokens} was passed."
             )

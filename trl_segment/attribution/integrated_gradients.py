@@ -125,9 +125,11 @@ class IntegratedGradients:
             many times the cost.
         noise_scale (`float`, *optional*, defaults to `0.1`):
             Standard deviation of that noise, as a share of the standard deviation of the input's embeddings.
-        max_tokens_per_forward (`int`, *optional*, defaults to `16384`):
-            Token budget of one forward pass. As many nodes of a sequence run together as fit, at least one; a sequence
-            longer than the budget runs with gradient checkpointing. Out of memory halves the budget and tries again.
+        max_tokens_per_forward (`int`, *optional*):
+            Token budget of one forward pass. As many nodes of a sequence run together as fit; a sequence longer than
+            the budget runs alone with gradient checkpointing. If `None`, as many nodes as 16,384 tokens hold run
+            together on an accelerator, one on CPU, where more cost memory and gain nothing. Out of memory halves the
+            budget and tries again.
 
     Raises:
         `ValueError`: On an unknown rule, path, stop or baseline, or a model without the token of the baseline.
@@ -153,7 +155,7 @@ class IntegratedGradients:
         density: np.ndarray | None = None,
         noise_samples: int = 0,
         noise_scale: float = 0.1,
-        max_tokens_per_forward: int = 16384,
+        max_tokens_per_forward: int | None = None,
     ):
         check_rule(rule, evaluations)
         if path not in PATHS:
@@ -208,7 +210,11 @@ class IntegratedGradients:
             raise ValueError(
                 f"path={self.path!r} with stop={self.stop!r} needs the segments of the sequence. Pass `segments`."
             )
-        with attribution_mode(self.model), EmbeddingSwap(self.model.get_input_embeddings()) as swap:
+        with (
+            attribution_mode(self.model),
+            _helpful_memory_error(len(ids)),
+            EmbeddingSwap(self.model.get_input_embeddings()) as swap,
+        ):
             run = Passes(self.model, swap, ids, targets)
             f_input, real = run.capture(ids)
             f_baseline, base = self._baseline(run, ids, real, segments)
@@ -267,7 +273,7 @@ class IntegratedGradients:
                 f_input, real = run.capture(ids)
                 f_baseline, base = self._baseline(run, ids, real, list(segments))
                 inner = [run.forward_only(base + i / cells * (real - base)) for i in range(1, cells)]
-            mass = np.abs(np.diff([f_baseline, *inner, f_input]))
+            mass = np.abs(np.diff([f_baseline, *inner, f_input])) + np.finfo(float).tiny
             shares.append(mass / mass.sum())
         return np.mean(shares, axis=0)
 
@@ -295,24 +301,24 @@ class IntegratedGradients:
         """The integrand at some nodes, as many in one pass as the budget allows."""
         evaluations = []
         while len(evaluations) < len(nodes):
-            batch = max(1, self.max_tokens_per_forward // len(run.ids))
-            checkpointed = len(run.ids) > self.max_tokens_per_forward
+            batch, checkpointed = self._fitting(run, len(nodes) - len(evaluations))
             try:
                 with checkpointing(self.model) if checkpointed else contextlib.nullcontext():
                     evaluations += run.evaluate(nodes[len(evaluations) :][:batch], real, base)
             except RuntimeError as error:
-                if not _out_of_memory(error):
+                if checkpointed or not _out_of_memory(error):
                     raise
-                if checkpointed:
-                    raise MemoryError(
-                        f"A sequence of {len(run.ids):,} tokens does not fit on {run.ids.device} even alone and with "
-                        "gradient checkpointing. Use a device with more memory, a lower precision (`dtype`), a "
-                        "memory-saving attention kernel (`attn_implementation`), or leave out longer traces."
-                    ) from error
                 # Half of what failed; under the sequence's length that means checkpointing
-                self.max_tokens_per_forward = max(1, min(batch, len(nodes)) * len(run.ids) // 2)
+                self.max_tokens_per_forward = max(1, batch * len(run.ids) // 2)
                 logger.warning(f"Out of memory: continuing with {self.max_tokens_per_forward:,} tokens per forward.")
         return evaluations
+
+    def _fitting(self, run, count) -> tuple[int, bool]:
+        """How many of `count` nodes run together, and whether one needs checkpointing to run at all."""
+        budget = self.max_tokens_per_forward
+        if budget is None:
+            return (1 if run.ids.device.type == "cpu" else max(1, min(count, 16384 // len(run.ids)))), False
+        return max(1, min(count, budget // len(run.ids))), len(run.ids) > budget
 
     def _baseline(self, run, ids, real, segments):
         """F of the baseline and its embeddings, shape (tokens, hidden)."""
@@ -384,6 +390,20 @@ def resolve_baseline(model: PreTrainedModel, baseline: str | int) -> int | torch
                 "or a token ID."
             )
     return int(token_id)
+
+
+@contextlib.contextmanager
+def _helpful_memory_error(num_tokens: int):
+    try:
+        yield
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        raise MemoryError(
+            f"A sequence of {num_tokens:,} tokens does not fit even alone and with gradient checkpointing. Use a "
+            "device with more memory, a lower precision (`dtype`), a memory-saving attention kernel "
+            "(`attn_implementation`), or leave out longer traces."
+        ) from error
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

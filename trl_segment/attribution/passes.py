@@ -32,8 +32,21 @@ def attribution_mode(model: torch.nn.Module) -> Iterator[None]:
     Args:
         model (`torch.nn.Module`):
             Model to attribute with.
+
+    Raises:
+        `ValueError`: If it is a 4-bit model whose gradients bitsandbytes has given up on CPU.
     """
     modes = [(module, module.training) for module in model.modules()]
+    repacking = [module for module in model.modules() if getattr(module, "support_avx512bf16_for_cpu", False)]
+    for module in repacking:
+        # bitsandbytes packs 4-bit weights anew at the first forward pass without gradients, for a CPU kernel that
+        # has no backward pass: attributions would silently come out as zero
+        if getattr(module.weight.quant_state, "packing_format_for_cpu", False):
+            raise ValueError(
+                "This 4-bit model has run without gradients on CPU, for which bitsandbytes packed its weights for "
+                "good in a format without gradients. Load it again and attribute before anything else."
+            )
+        module.support_avx512bf16_for_cpu = False
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
     for parameter in trainable:
@@ -41,6 +54,8 @@ def attribution_mode(model: torch.nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        for module in repacking:
+            module.support_avx512bf16_for_cpu = True
         for parameter in trainable:
             parameter.requires_grad_(True)
         for module, training in modes:

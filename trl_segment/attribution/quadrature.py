@@ -40,7 +40,7 @@ class Integral:
             Number of gradient evaluations spent.
         stopped_by (`str`):
             Why no more were spent: `"nodes"` for a rule with fixed nodes, for an adaptive one `"tolerance"`,
-            `"decision"` or `"cap"`.
+            `"decision"` or `"cap"`, or `"not finite"` where the model gave NaN or infinity.
         defect (`float`):
             Quadrature error of the sum of all attributions, in nats: for an adaptive rule the errors of its panels
             added up regardless of sign. What is known without nodes at both ends is `nan`.
@@ -233,7 +233,10 @@ def adaptive_simpson(
     while True:
         attributions = sum(piece.integral for piece in pieces)
         defect = sum(piece.defect for piece in pieces)
-        if not np.isfinite(defect) or defect <= tolerance * total:
+        if not np.isfinite(defect):
+            stopped_by = "not finite"
+            break
+        if defect <= tolerance * total:
             stopped_by = "tolerance"
             break
         if settled is not None and settled(attributions, [piece.error for piece in pieces]) and defect <= 0.2 * total:

@@ -36,20 +36,20 @@ class SegmentScorer:
               in front of the suffix, minus the same up to its start; 0 where it adds nothing. One forward pass per
               segment and one more.
             - `"random"`: uniform in [0, 1), from the sequence's own tokens, so the same every time.
-        max_tokens_per_forward (`int`, *optional*, defaults to `16384`):
-            Perplexity and entropy need logits at every position of the reasoning. They are made for as many positions
-            at a time, in one forward pass each.
+        max_tokens_per_forward (`int`, *optional*):
+            Perplexity and entropy need logits at every position of the reasoning. They are made for a sixteenth of as
+            many positions at a time, in one forward pass each. Defaults to 16,384.
 
     Raises:
         `ValueError`: On an unknown scorer.
     """
 
-    def __init__(self, model: PreTrainedModel, scorer: str, max_tokens_per_forward: int = 16384):
+    def __init__(self, model: PreTrainedModel, scorer: str, max_tokens_per_forward: int | None = None):
         if scorer not in SCORERS[1:]:
             raise ValueError(f"Unknown scorer {scorer!r}. Pass one of {', '.join(map(repr, SCORERS[1:]))}.")
         self.model = model
         self.scorer = scorer
-        self.max_tokens_per_forward = max_tokens_per_forward
+        self.max_tokens_per_forward = max_tokens_per_forward or 16384
 
     def attribute(
         self,

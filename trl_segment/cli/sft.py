@@ -1,5 +1,7 @@
 """`trl-segment sft`: `trl sft`, trained on the selected segments."""
 
+import sys
+
 from trl import (
     DatasetMixtureConfig,
     ModelConfig,
@@ -8,6 +10,7 @@ from trl import (
     get_peft_config,
     get_quantization_config,
 )
+from trl.cli.accelerate_config import resolve_accelerate_config_argument
 
 from ..trainer import SegmentSelectiveSFTConfig, SegmentSelectiveSFTTrainer
 from .data import load_splits
@@ -15,16 +18,46 @@ from .data import load_splits
 
 def main(argv: list[str] | None = None) -> None:
     """
-    Run the command.
+    Run the command. With arguments of `accelerate launch` (`--num_processes`, `--accelerate_config`, ...) it is
+    started through it, as `trl sft` is, else in this process.
 
     Args:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = TrlParser(
+    argv = sys.argv[1:] if argv is None else argv
+    parser = _make_parser()
+    *configs, from_file, from_line = parser.parse_args_and_config(
+        argv, return_remaining_strings=True, separate_remaining_strings=True
+    )
+    if from_file or from_line:
+        from accelerate.commands.launch import launch_command, launch_command_parser
+
+        launch_args = resolve_accelerate_config_argument([*from_file, *from_line])
+        command = [*launch_args, "--module", "trl_segment.cli.sft", *_without(argv, from_line)]
+        launch_command(launch_command_parser().parse_args(command))
+    else:
+        _train(parser, *configs)
+
+
+def _make_parser() -> TrlParser:
+    return TrlParser(
         (ScriptArguments, SegmentSelectiveSFTConfig, ModelConfig, DatasetMixtureConfig), prog="trl-segment sft"
     )
-    script_args, training_args, model_args, dataset_args = parser.parse_args_and_config(argv)
+
+
+def _without(argv, taken):
+    """`argv` without the arguments in `taken`, which stand in it in this order."""
+    left, taken = [], list(taken)
+    for argument in argv:
+        if taken and argument == taken[0]:
+            taken.pop(0)
+        else:
+            left.append(argument)
+    return left
+
+
+def _train(parser, script_args, training_args, model_args, dataset_args) -> None:
     if not model_args.model_name_or_path:
         parser.error("--model_name_or_path is required: the model to train")
     training_args.model_init_kwargs = {
@@ -54,4 +87,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Started by `accelerate launch` or `torchrun`. What they took from a config file is not ours to refuse.
+    _train(_make_parser(), *_make_parser().parse_args_and_config(fail_with_unknown_args=False))
