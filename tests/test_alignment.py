@@ -628,7 +628,7 @@ def word_tokenizer(normalizer=None):
 def test_answer_outside_the_vocabulary_is_a_problem():
     trace = build_trace({"prompt": "p ", "completion": "One.\n\nWait, two.", "answer": "π"})
     sequence = attributed_sequence(trace, word_tokenizer(), "</think> \\boxed {{answer} }")
-    assert sequence.problem == "the answer 'π' has a token that is not in the vocabulary"
+    assert sequence.problem == "the answer has a token that is not in the vocabulary"
     # Unknown words elsewhere are no problem
     trace = build_trace({"prompt": "p π ", "completion": "One π.\n\nWait, two.", "answer": "2"})
     sequence = attributed_sequence(trace, word_tokenizer(), "</think> \\boxed {{answer} }")
@@ -640,7 +640,7 @@ def test_answer_without_any_token_is_a_problem():
 
     trace = build_trace({"prompt": "p ", "completion": "One.\n\nWait, two.", "answer": "%"})
     sequence = attributed_sequence(trace, word_tokenizer(normalizers.Replace("%", "")), "</think> is {answer} .")
-    assert sequence.problem == "the tokenizer makes no token of the answer '%'"
+    assert sequence.problem == "the tokenizer makes no token of the answer"
     assert len(sequence.segments) == 2
 
 

@@ -63,7 +63,7 @@ def test_attribution_in_a_run_of_two_processes_equals_one_process(folder, tmp_pa
     )
     assert done.returncode == 0, done.stderr[-3000:]
     cli.main(["sft", *arguments(folder, tmp_path / "one"), "--per_device_train_batch_size", "16"])
-    one, two = (AttributionStore(tmp_path / run / "attributions") for run in ("one", "two"))
+    one, two = (AttributionStore(tmp_path / run / "_attributions") for run in ("one", "two"))
     assert one.settings == two.settings
     assert set(one) == set(two)
     for key in one:
@@ -75,3 +75,23 @@ def test_attribution_in_a_run_of_two_processes_equals_one_process(folder, tmp_pa
     assert (tmp_path / "two" / "checkpoint-2" / "rng_state_1.pth").exists()
     assert "Segment selection over 5 traces" in done.stdout
     assert done.stdout.count("Segment selection") == 1
+
+
+def test_attribute_shares_the_traces_among_processes(folder, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = (
+        f"--model_name_or_path {folder / 'model'} --dataset_name {folder / 'traces.jsonl'} "
+        "--attribution_rule midpoint --attribution_evaluations 3"
+    ).split()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29519"]
+    command = [*launcher, "-m", "trl_segment.cli.attribute", *options, "--attributions", str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Process 1 of 2: 3 traces: 3 attributed" in done.stdout
+    assert "Process 2 of 2: 2 traces: 2 attributed" in done.stdout
+    cli.main(["attribute", *options, "--attributions", str(tmp_path / "one")])
+    one, two = (AttributionStore(tmp_path / run) for run in ("one", "two"))
+    assert one.settings == two.settings
+    assert set(one) == set(two)
+    for key in one:
+        assert two[key].sum_signed == pytest.approx(one[key].sum_signed, rel=1e-6, abs=1e-9)

@@ -288,7 +288,7 @@ def test_lora_attributes_with_the_base_model(tmp_path, tokenizer):
     base.train()
     adapted = make_trainer(tmp_path / "lora", tokenizer, dataset, max_steps=1, peft_config=lora)
     adapted.train()
-    ours, theirs = (AttributionStore(tmp_path / run / "attributions") for run in ("lora", "full"))
+    ours, theirs = (AttributionStore(tmp_path / run / "_attributions") for run in ("lora", "full"))
     assert ours.settings == theirs.settings
     for key in theirs:
         assert ours[key].sum_signed == pytest.approx(theirs[key].sum_signed, rel=1e-6, abs=1e-9)
@@ -307,12 +307,12 @@ def test_attribution_before_training_does_not_change_training(tmp_path, tokenize
     dataset = messages(make_rows(6))
     computing = make_trainer(tmp_path / "a", tokenizer, dataset, model=tiny_model(tokenizer, attention_dropout=0.2))
     computed = curve(computing)
-    stored = str(tmp_path / "a" / "attributions")
+    stored = str(tmp_path / "a" / "_attributions")
     reading = make_trainer(
         tmp_path / "b", tokenizer, dataset, model=tiny_model(tokenizer, attention_dropout=0.2), attributions=stored
     )
     assert curve(reading) == computed
-    assert not (tmp_path / "b" / "attributions").exists()
+    assert not (tmp_path / "b" / "_attributions").exists()
 
 
 def test_resume_reads_the_first_runs_attributions(tmp_path, tokenizer):
@@ -324,7 +324,7 @@ def test_resume_reads_the_first_runs_attributions(tmp_path, tokenizer):
     logs = [log for log in resumed.state.log_history if "loss" in log]
     assert [(log["loss"], log["grad_norm"], log["learning_rate"]) for log in logs] == whole
 
-    (tmp_path / "attributions" / "settings.json").unlink()
+    (tmp_path / "_attributions" / "settings.json").unlink()
     with pytest.raises(FileNotFoundError, match="attributions of the first run"):
         make_trainer(tmp_path, tokenizer, dataset, **options).train(
             resume_from_checkpoint=str(tmp_path / "checkpoint-2")
@@ -426,7 +426,7 @@ def test_formatting_func_and_callables(tmp_path, tokenizer):
         max_steps=1,
     )
     trainer.train()
-    store = AttributionStore(tmp_path / "attributions")
+    store = AttributionStore(tmp_path / "_attributions")
     _, trace = trainer.get_trace(2)
     assert trace.answer == "5"
     assert len(store[trace.key].num_tokens) == trace.completion[slice(*trace.reasoning)].count("\n")
@@ -437,7 +437,7 @@ def test_a_store_that_lacks_traces_is_refused(tmp_path, tokenizer):
     rows = make_rows(4)
     make_trainer(tmp_path / "a", tokenizer, messages(rows[:3]), max_steps=1).train()
     trainer = make_trainer(
-        tmp_path / "b", tokenizer, messages(rows), attributions=str(tmp_path / "a" / "attributions")
+        tmp_path / "b", tokenizer, messages(rows), attributions=str(tmp_path / "a" / "_attributions")
     )
     with pytest.raises(ValueError, match=r"1 of 4 traces have no attribution.*row 3"):
         trainer.train()
@@ -537,7 +537,7 @@ def test_trls_own_script_runs_with_the_two_names_swapped(tmp_path, tokenizer, mo
     monkeypatch.setattr("sys.argv", argv.split())
     exec(compile(script.read_text(), str(script), "exec"), {"__name__": "__main__"})
     assert (output / "model.safetensors").exists()
-    assert (output / "attributions" / "settings.json").exists()
+    assert (output / "_attributions" / "settings.json").exists()
 
 
 def test_model_card_cites_the_paper(tmp_path, tokenizer):

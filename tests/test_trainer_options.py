@@ -132,7 +132,7 @@ def test_random_selection_keeps_as_many_segments_of_each_trace(tmp_path, tokeniz
     dataset = messages(make_rows(12))
     ours = make_trainer(tmp_path / "a", tokenizer, dataset, tau=0.3, keep_last=0, max_steps=1)
     ours.train()
-    stored = str(tmp_path / "a" / "attributions")
+    stored = str(tmp_path / "a" / "_attributions")
     options = {"tau": 0.3, "keep_last": 0, "attributions": stored}
     drawn = make_trainer(tmp_path / "b", tokenizer, dataset, selection="random", **options)
     again = make_trainer(tmp_path / "c", tokenizer, dataset, selection="random", **options)
@@ -192,7 +192,7 @@ def test_another_model_attributes_with_its_own_tokenizer(tmp_path, tokenizer):
         tmp_path / "run", tokenizer, dataset, attribution_model=str(tmp_path / "other"), max_steps=1, tau=0.3
     )
     trainer.train()
-    store = AttributionStore(tmp_path / "run" / "attributions")
+    store = AttributionStore(tmp_path / "run" / "_attributions")
     from trl_segment import IntegratedGradients
     from trl_segment.traces import attributed_sequence
 
@@ -213,7 +213,7 @@ def test_attribution_with_the_adapter_on(tmp_path, tokenizer):
     def stored(name, **options):
         lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
         make_trainer(tmp_path / name, tokenizer, dataset, max_steps=1, peft_config=lora, **options).train()
-        return AttributionStore(tmp_path / name / "attributions")
+        return AttributionStore(tmp_path / name / "_attributions")
 
     off, on = stored("off"), stored("on", attribution_adapter=True)
     assert on.settings["adapter"] == "on"
@@ -234,9 +234,9 @@ def test_reattribution_follows_the_model_as_it_becomes(tmp_path, tokenizer):
     }
     trainer = make_trainer(tmp_path, tokenizer, dataset, **options)
     whole = curve(trainer)
-    stores = [AttributionStore(tmp_path / "attributions" / name) for name in ("", "epoch-1", "epoch-2")]
+    stores = [AttributionStore(tmp_path / "_attributions" / name) for name in ("", "epoch-1", "epoch-2")]
     assert len({store.settings["weights"] for store in stores}) == 3
-    assert not (tmp_path / "attributions" / "epoch-3").exists()
+    assert not (tmp_path / "_attributions" / "epoch-3").exists()
     # the checkpoint of the first epoch has the weights that the second epoch's segments were selected with
     from transformers import AutoModelForCausalLM
 
@@ -294,7 +294,7 @@ def test_every_scorer_can_select(scorer, tmp_path, tokenizer):
     trainer.train()
     assert math.isfinite(trainer.state.log_history[0]["loss"])
     assert trainer.state.log_history[0]["trained_segment_share"] < 1
-    assert AttributionStore(tmp_path / "attributions").settings["scorer"] == scorer
+    assert AttributionStore(tmp_path / "_attributions").settings["scorer"] == scorer
 
 
 @pytest.mark.parametrize("make", [messages, lambda rows: Dataset.from_list(rows)], ids=["messages", "questions"])
@@ -303,7 +303,7 @@ def test_a_streamed_dataset_is_masked_like_one_in_memory(make, layout, tmp_path,
     dataset = make(make_rows(6))
     whole = make_trainer(tmp_path / "a", tokenizer, dataset, tau=0.2, keep_last=0, max_steps=1, **layout)
     whole.train()
-    stored = str(tmp_path / "a" / "attributions")
+    stored = str(tmp_path / "a" / "_attributions")
     streamed = make_trainer(
         tmp_path / "b", tokenizer, dataset.to_iterable_dataset(), tau=0.2, keep_last=0, attributions=stored, **layout
     )
@@ -321,7 +321,7 @@ def test_a_streamed_row_without_attribution_is_named(tmp_path, tokenizer):
     make_trainer(tmp_path / "a", tokenizer, messages(rows[:2]), max_steps=1).train()
     dataset = messages(rows).add_column("id", ["a", "b", "c", "d"]).to_iterable_dataset()
     trainer = make_trainer(
-        tmp_path / "b", tokenizer, dataset, attributions=str(tmp_path / "a" / "attributions"), max_steps=4
+        tmp_path / "b", tokenizer, dataset, attributions=str(tmp_path / "a" / "_attributions"), max_steps=4
     )
     with pytest.raises(ValueError, match=r"c of the streamed dataset has no attribution.*trl-segment attribute"):
         trainer.train()

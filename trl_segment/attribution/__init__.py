@@ -1,6 +1,7 @@
 """Integrated Gradients of the answer over the trace: quadrature, engine, runner, store. No trl."""
 
 from .config import AttributionConfig
+from .hub import fetch_store, open_store, push_store
 from .integrated_gradients import BASELINES, PATHS, Attribution, IntegratedGradients
 from .quadrature import RULES
 from .runner import AttributionSummary, attribute_traces, attribution_settings
@@ -22,4 +23,7 @@ __all__ = [
     "StoredAttribution",
     "attribute_traces",
     "attribution_settings",
+    "fetch_store",
+    "open_store",
+    "push_store",
 ]

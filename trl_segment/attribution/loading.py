@@ -1,7 +1,14 @@
 """Load a model and its tokenizer for attribution."""
 
+import torch
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def process_state() -> PartialState:
+    """This process among those that a launcher started, if any: its device, its rank, how many there are."""
+    # Without being told so, accelerate takes processes on CPU for one
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def load_attribution_model(
@@ -41,7 +48,7 @@ def load_attribution_model(
     if chat_template_path is not None:
         with open(chat_template_path, encoding="utf-8") as file:
             tokenizer.chat_template = file.read()
-    device = PartialState().device
+    device = process_state().device
     model = AutoModelForCausalLM.from_pretrained(
         model_name_or_path,
         revision=revision,

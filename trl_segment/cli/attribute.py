@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from ..attribution import AttributionConfig, AttributionStore, attribute_traces, attribution_settings
-from ..attribution.loading import load_attribution_model
+from ..attribution.loading import load_attribution_model, process_state
 from ..selection import SelectionConfig
 from ..traces import build_trace, row_name
 from .data import load_train_split
@@ -60,20 +60,29 @@ def main(argv: list[str] | None = None) -> None:
         chat_template_path=args.chat_template_path,
         trust_remote_code=args.trust_remote_code,
     )
-    total = None if script_args.dataset_streaming else len(dataset)
-    store = AttributionStore(args.attributions, attribution_settings(model, tokenizer, args))
+    # Started by `accelerate launch` or `torchrun`, every process takes its share of the traces
+    state = process_state()
+    if args.attribution_rule == "density" and state.num_processes > 1:
+        parser.error("--attribution_rule density learns from the first traces of one process: start one process")
+    settings = attribution_settings(model, tokenizer, args)
+    store = AttributionStore(args.attributions, settings)
     traces = (
         (row_name(row, index), build_trace(row, args, text_column=args.dataset_text_field))
         for index, row in enumerate(dataset)
+        if index % state.num_processes == state.process_index
     )
-    summary = attribute_traces(traces, model, tokenizer, args, store, total=total)
-    store.compact()
+    total = None if script_args.dataset_streaming else len(dataset) // state.num_processes
+    summary = attribute_traces(traces, model, tokenizer, args, store, total, progress=state.is_local_main_process)
     skipped = sum(map(len, summary.skipped.values()))
+    share = "" if state.num_processes == 1 else f"Process {state.process_index + 1} of {state.num_processes}: "
     print(
-        f"{summary.traces} traces: {summary.attributed} attributed with {summary.evaluations:,} gradient evaluations, "
-        f"{summary.reused} read from the store, {summary.repeated} repeated, {skipped} not attributable."
+        f"{share}{summary.traces} traces: {summary.attributed} attributed with {summary.evaluations:,} gradient "
+        f"evaluations, {summary.reused} read from the store, {summary.repeated} repeated, {skipped} not attributable."
     )
-    print(f"Stored in {args.attributions}")
+    state.wait_for_everyone()
+    if state.is_main_process:
+        AttributionStore(args.attributions, settings).compact()
+        print(f"Stored in {args.attributions}")
 
 
 if __name__ == "__main__":

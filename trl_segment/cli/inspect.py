@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 
 from trl import ScriptArguments, TrlParser
 
-from ..attribution import AttributionStore
+from ..attribution.hub import open_store
 from ..selection import SelectionConfig
 from ..traces import TraceConfig, build_trace, row_name
 from .data import load_train_split
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     except ImportError:
         sys.exit("`trl-segment inspect` prints with rich. Install it: pip install rich")
 
-    store = AttributionStore(args.attributions)
+    store = open_store(args.attributions)
     config = TraceConfig(**{name.name: store.settings[name.name] for name in fields(TraceConfig)})
     dataset = load_train_split(script_args)
     name, row = _find_row(dataset, args.trace)

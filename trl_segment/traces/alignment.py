@@ -221,9 +221,29 @@ def render_prompt(trace: Trace, tokenizer: "PreTrainedTokenizerBase") -> str:
             "rendered. Set one (`tokenizer.chat_template = ...`, or `chat_template_path` on the command line), or "
             "pass rows whose 'prompt' and 'completion' are text."
         )
-    return tokenizer.apply_chat_template(
-        trace.prompt, tokenize=False, add_generation_prompt=True, **trace.template_kwargs
-    )
+    from jinja2 import UndefinedError  # only where there is a template to render
+
+    question = trace.prompt[-1].get("content") if trace.prompt else None
+    try:
+        text = tokenizer.apply_chat_template(
+            trace.prompt, tokenize=False, add_generation_prompt=True, **trace.template_kwargs
+        )
+        # Not of other roles: templates may cut the reasoning out of an earlier turn, or write a tool's result as JSON
+        lost = isinstance(question, str) and trace.prompt[-1]["role"] == "user" and question.strip() not in text
+    except UndefinedError:
+        if not isinstance(question, str):
+            raise
+        lost = True
+    if lost:
+        raise ValueError(
+            f"The chat template of {tokenizer.name_or_path!r} does not render messages whose content is text: the "
+            "words of the prompt are lost. It was made for images and wants a list of parts. Write the content as "
+            "[{'type': 'text', 'text': ...}], or pass another template with `chat_template_path`."
+        )
+    if re.match(r"\s*<think>", trace.completion):
+        # Templates that think only on request close an empty reasoning here; the completion brings its own
+        text = re.sub(r"<think>\s*</think>\s*$", "", text)
+    return text
 
 
 def join_completion(prompt: str, completion: str) -> tuple[str, int]:
@@ -280,7 +300,7 @@ def attributed_sequence(
 
     holds_answer = np.flatnonzero((spans[:, 0] < answer_end) & (spans[:, 1] > answer_start))
     if len(holds_answer) == 0:
-        problem = f"the tokenizer makes no token of the answer {trace.answer!r}"
+        problem = "the tokenizer makes no token of the answer"
         return AttributedSequence(ids, (len(ids), len(ids)), [(0, 0)] * len(trace.segments), spans, problem)
     target = (int(holds_answer[0]), int(holds_answer[-1]) + 1)
     ids, spans = ids[: target[1]], spans[: target[1]]
@@ -291,7 +311,7 @@ def attributed_sequence(
     segments = [(max(a, first) + shift, max(b, first) + shift) for a, b in trace.segments]
     problem = None
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids[target[0] :]:
-        problem = f"the answer {trace.answer!r} has a token that is not in the vocabulary"
+        problem = "the answer has a token that is not in the vocabulary"
     runs = _token_runs(segment_of_tokens(spans, segments), len(segments))
     return AttributedSequence(ids, target, runs, spans, problem)
 

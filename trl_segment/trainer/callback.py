@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..attribution import AttributionStore, attribute_traces, attribution_settings
+from ..attribution.hub import open_store
 from ..attribution.loading import load_attribution_model
 
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.get_logger(__name__)
+
+# The underscore keeps it out of `push_to_hub`: names of traces and scores are not the model
+STORE_FOLDER = "_attributions"
 
 
 class SegmentAttributionCallback(TrainerCallback):
@@ -40,7 +44,7 @@ class SegmentAttributionCallback(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.attributions is not None:
-            store = AttributionStore(args.attributions)
+            store = open_store(args.attributions)
         elif state.global_step > 0:
             store = self._stored_by_first_run(args, state)
         else:
@@ -48,7 +52,7 @@ class SegmentAttributionCallback(TrainerCallback):
         self.trainer.select_segments(store)
 
     def _stored_by_first_run(self, args, state):
-        path = os.path.join(args.output_dir, "attributions")
+        path = os.path.join(args.output_dir, STORE_FOLDER)
         try:
             return AttributionStore(path)
         except FileNotFoundError as error:
@@ -63,7 +67,7 @@ class SegmentAttributionCallback(TrainerCallback):
         if every is None or epoch == 0 or epoch % every:
             return
         # With the model as it has become, adapter included; a resumed run finds what was stored
-        path = os.path.join(args.output_dir, "attributions", f"epoch-{epoch}")
+        path = os.path.join(args.output_dir, STORE_FOLDER, f"epoch-{epoch}")
         if os.path.exists(os.path.join(path, "complete")):
             store = AttributionStore(path)
         else:
@@ -74,7 +78,7 @@ class SegmentAttributionCallback(TrainerCallback):
         self.trainer.select_segments(store)
 
     def _attribute(self, args):
-        path = os.path.join(args.output_dir, "attributions")
+        path = os.path.join(args.output_dir, STORE_FOLDER)
         if args.attribution_model is None:
             return self._attribute_with(
                 args, path, self.trainer.model, self.trainer.processing_class, adapter=args.attribution_adapter

@@ -41,9 +41,9 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
         reattribute_every_epochs (`int`, *optional*):
             Attribute again with the model as it has become (adapter on), every so many epochs.
         attributions (`str`, *optional*):
-            Folder of an attribution store made with `trl-segment attribute`. It must hold every trace of the training
-            set. If `None`, attributions are computed when training begins, with the model as it is then (adapter off),
-            and stored in `<output_dir>/attributions`; a resumed run reads them from there.
+            Attribution store made with `trl-segment attribute`, a folder or a dataset on the Hub. It must hold every
+            trace of the training set. If `None`, attributions are computed when training begins, with the model as it
+            is then (adapter off), and stored in `<output_dir>/_attributions`; a resumed run reads them from there.
         completion_rendering (`str`, *optional*, defaults to `"auto"`):
             How a conversational example becomes text:
 
@@ -81,8 +81,8 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
     attributions: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of an attribution store made with `trl-segment attribute`. If unset, attributions are "
-            "computed when training begins and stored in <output_dir>/attributions."
+            "help": "Attribution store made with `trl-segment attribute`: a folder or a Hub dataset. If unset, "
+            "attributions are computed when training begins and stored in <output_dir>/_attributions."
         },
     )
     completion_rendering: str = field(

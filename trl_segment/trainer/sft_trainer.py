@@ -2,20 +2,24 @@
 
 import copy
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainingArguments
 from trl import SFTTrainer, pack_dataset
 from trl.trainer.utils import get_config_model_id
 
 from ..attribution import AttributionStore
+from ..attribution.hub import open_store
 from ..selection import SelectionConfig
-from ..traces import Trace, TraceConfig, row_name
+from ..traces import Trace, TraceConfig, render_prompt, row_name
 from .callback import SegmentAttributionCallback
 from .config import SegmentSelectiveSFTConfig
 from .data_collator import DataCollatorForSegmentSelectiveLM, SegmentTable, SelectionSummary
+from .model_card import card_metadata, complete_card, selection_section
 from .preparation import (
     UNITS_COLUMN,
     TraceReader,
@@ -136,6 +140,7 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         self.segmenter = segmenter
         self._completion_rendering = args.completion_rendering
         self.segment_table: SegmentTable | None = None
+        self._selection: tuple[SelectionSummary | None, AttributionStore | None] = (None, None)
         if train_dataset is not None:
             # Before the parent looks at the columns to decide what the loss is on
             train_dataset = self._as_prompt_completion(train_dataset)
@@ -189,6 +194,7 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             `ValueError`: If the store lacks a trace.
         """
         summary = self.segment_table.fill(store, config or self.args, seed=self.args.seed)
+        self._selection = (summary, store)
         self.accelerator.print(summary)
         return summary
 
@@ -236,6 +242,9 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         if not selective:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
 
+        if self._trace_rows is not None and not tokenized:
+            # A template that loses the question is found before TRL tokenizes with it
+            render_prompt(self.get_trace(0)[1], processing_class)
         # The parent tokenizes and builds labels, of everything, in order
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
@@ -261,7 +270,7 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         )
         if args.dropped_segments == "prune":
             # What is left is trained in full, so that the units have done their work
-            table.fill(AttributionStore(args.attributions), args, seed=args.seed)
+            table.fill(open_store(args.attributions), args, seed=args.seed)
             dataset = dataset.map(prune, fn_kwargs={"trained": table.trained.numpy()}, **map_kwargs)
             dataset = dataset.map(cut_units, fn_kwargs={"cut": cut}, **map_kwargs)
         if not packing:
@@ -279,7 +288,7 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         """Make the table of all segments, and keep what later steps need of the rows as they are."""
         if isinstance(dataset, IterableDataset):
             # Which rows will come is not known, but what can come is: what the store holds
-            store = AttributionStore(args.attributions)
+            store = open_store(args.attributions)
             rows = list(store.values())
             self.segment_table = SegmentTable(
                 [row.key for row in rows],
@@ -306,6 +315,27 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         super()._set_signature_columns_if_needed()
         if UNITS_COLUMN not in self._signature_columns:
             self._signature_columns.append(UNITS_COLUMN)
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
+        super().create_model_card(model_name, dataset_name, tags)
+        if not self.is_world_process_zero():
+            return
+        summary, store = self._selection
+        is_adapter = is_peft_model(self.accelerator.unwrap_model(self.model))
+        base_model = get_config_model_id(self.model.config)
+        section = selection_section(
+            self.args,
+            summary,
+            store,
+            keys=self.segment_table.keys,
+            is_adapter=is_adapter,
+            model_id=self.hub_model_id,
+            base_model=base_model,
+            dataset_name=dataset_name,
+        )
+        readme = Path(self.args.output_dir) / "README.md"
+        card = complete_card(readme.read_text(encoding="utf-8"), section, card_metadata(is_adapter, base_model))
+        readme.write_text(card, encoding="utf-8")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         weights = inputs.pop("loss_weights", None)
