@@ -404,6 +404,26 @@ def test_traces_that_cannot_be_attributed_are_counted_named_and_trained_in_full(
     assert masked[6] == masked[0]
 
 
+def test_traces_beyond_max_length_are_counted_and_named(tmp_path, tokenizer, caplog):
+    dataset = messages(make_rows(6)).add_column("id", list("abcdef"))
+    lengths = [
+        len(ids) for ids in make_trainer(tmp_path, tokenizer, dataset, max_length=None).train_dataset["input_ids"]
+    ]
+    limit = sorted(lengths)[3]
+    caplog.clear()
+    make_trainer(tmp_path, tokenizer, dataset, max_length=limit)
+    shown = caplog.text
+    caplog.clear()
+    cut = [name for name, length in zip("abcdef", lengths, strict=True) if length > limit]
+    assert (
+        f"{len(cut)} of 6 traces are longer than max_length={limit} tokens (the longest has {max(lengths)})" in shown
+    )
+    assert f"kept or not: {', '.join(cut)}" in shown
+    make_trainer(tmp_path, tokenizer, dataset, max_length=max(lengths))
+    make_trainer(tmp_path, tokenizer, dataset, max_length=limit, packing=True, packing_strategy="wrapped")
+    assert "longer than" not in caplog.text
+
+
 def test_evaluation_loss_is_that_of_the_full_completion(tmp_path, tokenizer):
     train, test = messages(make_rows(8)).select(range(4)), messages(make_rows(8)).select(range(4, 8))
     theirs = make_trainer(tmp_path / "a", tokenizer, train, SFTTrainer, eval_dataset=test)

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainingArguments
+from transformers.utils import logging
 from trl import SFTTrainer, pack_dataset
 from trl.trainer.utils import get_config_model_id
 
@@ -31,6 +33,9 @@ from .preparation import (
     question_to_messages,
     render_verbatim,
 )
+
+
+logger = logging.get_logger(__name__)
 
 
 class SegmentSelectiveSFTTrainer(SFTTrainer):
@@ -242,13 +247,15 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         if not selective:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
 
-        if self._trace_rows is not None and not tokenized:
+        if not streaming and not tokenized and self.get_trace(0)[1].prompt:
             # A template that loses the question is found before TRL tokenizes with it
             render_prompt(self.get_trace(0)[1], processing_class)
         # The parent tokenizes and builds labels, of everything, in order
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
         dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
+        if not streaming and args.max_length is not None and args.dropped_segments != "prune":
+            self._report_cut(dataset, args.max_length, splits=packing and args.packing_strategy != "bfd")
         # Packing cuts by itself; otherwise the units are cut as the parent is about to cut tokens and labels
         cut = (None, None)
         if args.max_length is not None and not packing:
@@ -283,6 +290,18 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             dataset = dataset.shuffle(seed=args.seed)
         dataset = pack_dataset(dataset, args.max_length, args.packing_strategy, map_kwargs)
         return dataset.shuffle(seed=args.seed) if args.shuffle_dataset else dataset
+
+    def _report_cut(self, dataset, max_length, splits):
+        """Name the traces that are longer than what is trained of them."""
+        lengths = pc.list_value_length(dataset.with_format("arrow")[:]["input_ids"]).to_numpy()
+        long = np.flatnonzero(lengths > max_length)
+        if len(long) and not splits:
+            names = [self.segment_table.names[index] for index in long[:5]]
+            logger.warning(
+                f"{len(long)} of {len(lengths)} traces are longer than max_length={max_length:,} tokens (the longest "
+                f"has {lengths.max():,}) and are cut; segments beyond it are not trained, kept or not: "
+                f"{', '.join(names)}{', ...' if len(long) > 5 else ''}"
+            )
 
     def _number_traces(self, dataset, args, map_kwargs):
         """Make the table of all segments, and keep what later steps need of the rows as they are."""
