@@ -89,6 +89,9 @@ def make_trainer(folder, tokenizer, dataset, cls=SegmentSelectiveSFTTrainer, mod
         name: options.pop(name) for name in ("peft_config", "formatting_func", "segmenter") if name in options
     }
     trainer_options |= {name: options.pop(name) for name in ("eval_dataset", "answer_func") if name in options}
+    for name in ("attribution_model", "attribution_processing_class"):
+        if not isinstance(options.get(name), (str, type(None))):
+            trainer_options[name] = options.pop(name)
     config = SegmentSelectiveSFTConfig if selective else SFTConfig
     args = config(str(folder), **{**QUICK, **(ATTRIBUTION if selective else {}), **options})
     model = model or tiny_model(tokenizer)

@@ -205,6 +205,13 @@ def test_another_model_attributes_with_its_own_tokenizer(tmp_path, tokenizer):
         # nearly a token a character: really its own tokenizer
         assert sum(store[trace.key].num_tokens) > 0.9 * (trace.reasoning[1] - trace.reasoning[0])
 
+    instance = {"attribution_model": other, "attribution_processing_class": spelling}
+    make_trainer(tmp_path / "instance", tokenizer, dataset, max_steps=1, tau=0.3, **instance).train()
+    same = AttributionStore(tmp_path / "instance" / "_attributions")
+    assert {key: row.sum_abs for key, row in same.items()} == {key: row.sum_abs for key, row in store.items()}
+    with pytest.raises(ValueError, match="belong together"):
+        make_trainer(tmp_path / "half", tokenizer, dataset, attribution_model=other)
+
 
 def test_attribution_with_the_adapter_on(tmp_path, tokenizer):
     peft = pytest.importorskip("peft")

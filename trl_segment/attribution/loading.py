@@ -60,7 +60,20 @@ def load_attribution_model(
     )
     if quantization_config is None:
         model.to(device)
+    name_pad_token(model, tokenizer)
+    return model, tokenizer
+
+
+def name_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """
+    Let a model's config name the pad token that its tokenizer has, as TRL does: the baseline `"pad"` is read there.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Its config is changed if it names none.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+    """
     config = model.config.get_text_config()
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    return model, tokenizer

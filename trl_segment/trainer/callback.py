@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ..attribution import AttributionStore, attribute_traces, attribution_settings
 from ..attribution.hub import open_store
-from ..attribution.loading import load_attribution_model
+from ..attribution.loading import load_attribution_model, name_pad_token
 
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ class SegmentAttributionCallback(TrainerCallback):
 
     def _attribute(self, args):
         path = os.path.join(args.output_dir, STORE_FOLDER)
+        if self.trainer.attribution_model is not None:
+            model, tokenizer = self.trainer.attribution_model, self.trainer.attribution_processing_class
+            name_pad_token(model, tokenizer)
+            return self._attribute_with(args, path, model, tokenizer, adapter=True)
         if args.attribution_model is None:
             return self._attribute_with(
                 args, path, self.trainer.model, self.trainer.processing_class, adapter=args.attribution_adapter

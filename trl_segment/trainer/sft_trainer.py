@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
-from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainingArguments
 from transformers.utils import logging
 from trl import SFTTrainer, pack_dataset
 from trl.trainer.utils import get_config_model_id
@@ -69,6 +69,10 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             Takes the text of a reasoning and returns its segments in order, in place of `args.segmenter`.
         answer_func (`Callable[[dict], str | None]`, *optional*):
             Takes a row and returns the right answer, in place of `args.answer_column`.
+        attribution_model ([`~transformers.PreTrainedModel`], *optional*):
+            Another model to attribute with, in place of `args.attribution_model`. Yours to free.
+        attribution_processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Its tokenizer. Required with it.
         **kwargs:
             Everything else that [`~trl.SFTTrainer`] takes.
 
@@ -113,6 +117,8 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         segmenter: Callable[[str], list[str]] | None = None,
         answer_func: Callable[[Mapping[str, Any]], str | None] | None = None,
+        attribution_model: PreTrainedModel | None = None,
+        attribution_processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs,
     ):
         args = _selective_config(args, model)
@@ -125,6 +131,11 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             _check_streaming(args)
         elif train_dataset is not None and len(train_dataset) == 0:
             raise ValueError("`train_dataset` is empty. Check the split and the filters it went through.")
+        if (attribution_model is None) != (attribution_processing_class is None):
+            raise ValueError(
+                "`attribution_model` and `attribution_processing_class` belong together, a model and its tokenizer. "
+                "Pass both, or neither."
+            )
         if (args.dataset_kwargs or {}).get("skip_prepare_dataset"):
             raise ValueError(
                 "`dataset_kwargs={'skip_prepare_dataset': True}` leaves no step in which tokens can be matched with "
@@ -143,6 +154,8 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             formatting_func=kwargs.get("formatting_func"),
         )
         self.segmenter = segmenter
+        self.attribution_model = attribution_model
+        self.attribution_processing_class = attribution_processing_class
         self._completion_rendering = args.completion_rendering
         self.segment_table: SegmentTable | None = None
         self._selection: tuple[SelectionSummary | None, AttributionStore | None] = (None, None)
