@@ -6,7 +6,7 @@ python examples/segment_selective_sft.py \
     --model_name_or_path deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B \
     --dataset_name GAIR/LIMO \
     --output_dir R1-1.5B-segment-selective \
-    --learning_rate 3e-5 --lr_scheduler_type cosine --warmup_ratio 0.05 --num_train_epochs 9 \
+    --learning_rate 3e-5 --lr_scheduler_type cosine --warmup_steps 0.05 --num_train_epochs 9 \
     --per_device_train_batch_size 2 --max_length 16384 --optim adamw_8bit
 ```
 

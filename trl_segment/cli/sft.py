@@ -1,11 +1,13 @@
 """`trl-segment sft`: `trl sft`, trained on the selected segments."""
 
 import sys
+from dataclasses import fields
 
 from trl import (
     DatasetMixtureConfig,
     ModelConfig,
     ScriptArguments,
+    SFTConfig,
     TrlParser,
     get_peft_config,
     get_quantization_config,
@@ -41,9 +43,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _make_parser() -> TrlParser:
-    return TrlParser(
+    parser = TrlParser(
         (ScriptArguments, SegmentSelectiveSFTConfig, ModelConfig, DatasetMixtureConfig), prog="trl-segment sft"
     )
+    # A group of the parser's is a whole dataclass, and ours has TRL's options too, so ours move once they are made
+    ours = {field.name for field in fields(SegmentSelectiveSFTConfig)} - {field.name for field in fields(SFTConfig)}
+    group, others = parser.add_argument_group("segment selection"), parser._optionals
+    for action in [action for action in others._group_actions if action.dest in ours]:
+        others._group_actions.remove(action)
+        group._group_actions.append(action)
+    return parser
 
 
 def _without(argv, taken):

@@ -2,11 +2,15 @@
 
 import dataclasses
 import json
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
+from datasets.fingerprint import Hasher, generate_random_fingerprint
+from transformers import PreTrainedTokenizerBase
 
 from ..traces import (
     Trace,
@@ -46,6 +50,32 @@ class TraceReader:
         # The user's function gets the user's row
         answer_func = None if self.answer_func is None else lambda _: self.answer_func(row)
         return build_trace(formatted, self.config, self.segmenter, answer_func, self.text_column)
+
+
+def map_fingerprint(dataset: Dataset, step: str, tokenizer: PreTrainedTokenizerBase, *parts: Any) -> str:
+    """
+    Fingerprint of a step that uses a tokenizer, so that `datasets` need not pickle its whole vocabulary to find one.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            What the step is applied to.
+        step (`str`):
+            Its name.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            A fast tokenizer; its own serialization counts.
+        *parts:
+            Everything else that changes what comes out.
+
+    Returns:
+        `str`: For `map(..., new_fingerprint=...)`.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    spelled = None if backend is None else backend.to_str()
+    try:
+        return Hasher.hash([dataset._fingerprint, step, spelled, tokenizer.chat_template, *parts])
+    except (pickle.PicklingError, TypeError):
+        # A user's function that cannot be hashed: nothing is cached, as `datasets` does in such a case
+        return generate_random_fingerprint()
 
 
 def question_to_messages(row, reader):

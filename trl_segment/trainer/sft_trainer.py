@@ -1,12 +1,15 @@
 """[`~trl.SFTTrainer`] that trains only on the segments that matter to the answer."""
 
 import copy
+import inspect
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainingArguments
@@ -18,7 +21,7 @@ from ..attribution import AttributionStore
 from ..attribution.hub import open_store
 from ..selection import SelectionConfig
 from ..traces import Trace, TraceConfig, render_prompt, row_name
-from .callback import SegmentAttributionCallback
+from .callback import STORE_FOLDER, SegmentAttributionCallback
 from .config import SegmentSelectiveSFTConfig
 from .data_collator import DataCollatorForSegmentSelectiveLM, SegmentTable, SelectionSummary
 from .model_card import card_metadata, complete_card, selection_section
@@ -29,6 +32,7 @@ from .preparation import (
     carry_trace,
     cut_units,
     describe_trace,
+    map_fingerprint,
     prune,
     question_to_messages,
     render_verbatim,
@@ -115,6 +119,8 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         train_dataset: Dataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        compute_loss_func: Callable | None = None,
+        *others,
         segmenter: Callable[[str], list[str]] | None = None,
         answer_func: Callable[[Mapping[str, Any]], str | None] | None = None,
         attribution_model: PreTrainedModel | None = None,
@@ -122,6 +128,8 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         **kwargs,
     ):
         args = _selective_config(args, model)
+        # By position the parent's arguments go on as they are in the parent
+        kwargs |= zip(_parents_other_arguments(), others, strict=False)
         if isinstance(processing_class, ProcessorMixin):
             raise ValueError(
                 f"`processing_class` is a {type(processing_class).__name__}, for a model that sees images. Segments "
@@ -129,8 +137,13 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             )
         if isinstance(train_dataset, IterableDataset):
             _check_streaming(args)
-        elif train_dataset is not None and len(train_dataset) == 0:
+        elif isinstance(train_dataset, Dataset) and len(train_dataset) == 0:
             raise ValueError("`train_dataset` is empty. Check the split and the filters it went through.")
+        if args.dropped_segments == "weight" and compute_loss_func is not None:
+            raise ValueError(
+                "`dropped_segments='weight'` weighs the trainer's own loss, which `compute_loss_func` takes the place "
+                "of. Use 'mask', or leave the function out."
+            )
         if (attribution_model is None) != (attribution_processing_class is None):
             raise ValueError(
                 "`attribution_model` and `attribution_processing_class` belong together, a model and its tokenizer. "
@@ -156,11 +169,12 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         self.segmenter = segmenter
         self.attribution_model = attribution_model
         self.attribution_processing_class = attribution_processing_class
-        self._completion_rendering = args.completion_rendering
         self.segment_table: SegmentTable | None = None
         self._selection: tuple[SelectionSummary | None, AttributionStore | None] = (None, None)
-        if train_dataset is not None:
+        self._trains_questions = False
+        if isinstance(train_dataset, (Dataset, IterableDataset)):
             # Before the parent looks at the columns to decide what the loss is on
+            self._trains_questions = self._has_questions(train_dataset)
             train_dataset = self._as_prompt_completion(train_dataset)
         super().__init__(
             model=model,
@@ -169,12 +183,18 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
+            compute_loss_func=compute_loss_func,
             **kwargs,
         )
         # The parent refuses a custom collator together with packing, so ours takes its place afterwards
         weights = (args.kept_weight, args.dropped_weight) if args.dropped_segments == "weight" else None
         self.data_collator = DataCollatorForSegmentSelectiveLM(self.data_collator, self.segment_table.trained, weights)
         self.add_callback(SegmentAttributionCallback(self))
+
+    @property
+    def attributions(self) -> str:
+        """Where the attributions of the training set are: `args.attributions`, else `<output_dir>/_attributions`."""
+        return self.args.attributions or os.path.join(self.args.output_dir, STORE_FOLDER)
 
     @property
     def num_traces(self) -> int:
@@ -218,12 +238,14 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
 
     def _as_prompt_completion(self, dataset):
         """Question and solution rows as conversational prompt-completion rows; other formats as they are."""
-        columns = _column_names(dataset)
-        if self._reader.formatting_func or "input_ids" in columns or self._has_text(columns):
+        if not self._has_questions(dataset):
             return dataset
-        if self._completion_rendering == "auto":
-            self._completion_rendering = "verbatim"
         return dataset.map(question_to_messages, fn_kwargs={"reader": self._reader})
+
+    def _has_questions(self, dataset):
+        """Whether the rows are in none of TRL's formats."""
+        columns = _column_names(dataset)
+        return not (self._reader.formatting_func or "input_ids" in columns or self._has_text(columns))
 
     def _has_text(self, columns):
         """Whether these are the columns of one of TRL's text formats."""
@@ -236,9 +258,13 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
                 f"The model's processor is a {type(processing_class).__name__}, for a model that sees images. Pass "
                 "its tokenizer as `processing_class` to train on text alone."
             )
+        selective = dataset_name == "train" and self.segment_table is None
+        questions = self._has_questions(dataset) or (selective and self._trains_questions)
+        verbatim = args.completion_rendering == "verbatim" or (args.completion_rendering == "auto" and questions)
         # Datasets that are passed to `evaluate` arrive here first
         dataset = self._as_prompt_completion(dataset)
-        selective = dataset_name == "train" and self.segment_table is None
+        if not selective:
+            dataset = _without_units(dataset)
         streaming = isinstance(dataset, IterableDataset)
         tokenized = "input_ids" in _column_names(dataset)
         if selective and tokenized and not self._has_text(_column_names(dataset)):
@@ -248,14 +274,19 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
                 "takes, or pass the text alone."
             )
         map_kwargs = {} if streaming else {"num_proc": args.dataset_num_proc}
+
+        def fingerprint(step, *parts):
+            return {} if streaming else {"new_fingerprint": map_fingerprint(dataset, step, processing_class, *parts)}
+
         if selective:
             dataset = self._number_traces(dataset, args, map_kwargs)
-        if self._completion_rendering == "verbatim" and not tokenized:
+        if verbatim and not tokenized:
             dataset = dataset.map(
                 render_verbatim,
                 fn_kwargs={"tokenizer": processing_class, "reader": self._reader},
                 remove_columns=sorted({"messages", "conversations"} & _column_names(dataset)),
                 **map_kwargs,
+                **fingerprint("verbatim", self._reader),
             )
         if not selective:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
@@ -274,6 +305,7 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         if args.max_length is not None and not packing:
             cut = (-args.max_length, None) if args.truncation_mode == "keep_end" else (None, args.max_length)
         table = self.segment_table
+        cut_units_to = (None, None) if args.dropped_segments == "prune" else cut
         dataset = dataset.map(
             add_units,
             with_indices=True,
@@ -283,10 +315,11 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
                 "tokenizer": processing_class,
                 "chat_template": self.chat_template,
                 "offsets": dict(zip(table.keys, table.offsets.tolist(), strict=True)) if streaming else table.offsets,
-                "cut": (None, None) if args.dropped_segments == "prune" else cut,
+                "cut": cut_units_to,
                 "tokenized": tokenized,
             },
             **map_kwargs,
+            **fingerprint("units", self._reader, self.chat_template, table.keys, cut_units_to, tokenized),
         )
         if args.dropped_segments == "prune":
             # What is left is trained in full, so that the units have done their work
@@ -342,6 +375,10 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         )
         self._trace_rows = dataset
         return dataset
+
+    def get_test_dataloader(self, test_dataset):
+        # Predictions are judged on the full completion
+        return super().get_test_dataloader(_without_units(test_dataset))
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
@@ -403,13 +440,29 @@ class _WeightedLogProbs:
 
     def __call__(self, **inputs):
         outputs = self.model(**inputs)
-        outputs.log_probs = outputs.log_probs * self.weights[:, 1:].to(outputs.log_probs)
+        if "log_probs" in outputs:  # not where the logits are asked for instead
+            # Prompt tuning puts virtual tokens in front
+            behind = outputs.log_probs.shape[1] - (self.weights.shape[1] - 1)
+            weights = torch.nn.functional.pad(self.weights[:, 1:], (behind, 0), value=1.0)
+            outputs.log_probs = outputs.log_probs * weights.to(outputs.log_probs)
         return outputs
 
 
 def _sum_weights(weights, labels):
     """Sum of the weights of the tokens that are predicted: the first of a row is not."""
     return weights[:, 1:][labels[:, 1:] != -100].sum()
+
+
+def _parents_other_arguments() -> list[str]:
+    """Names of the arguments of SFTTrainer behind those that are written out here."""
+    names = list(inspect.signature(SFTTrainer.__init__).parameters)
+    return names[names.index("compute_loss_func") + 1 :]
+
+
+def _without_units(dataset):
+    """A dataset that was prepared for training, as one to evaluate on."""
+    prepared = hasattr(dataset, "column_names") and UNITS_COLUMN in (dataset.column_names or ())
+    return dataset.remove_columns(UNITS_COLUMN) if prepared else dataset
 
 
 def _column_names(dataset) -> set[str]:
