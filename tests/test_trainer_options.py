@@ -332,3 +332,51 @@ def test_a_streamed_row_without_attribution_is_named(tmp_path, tokenizer):
     )
     with pytest.raises(ValueError, match=r"c of the streamed dataset has no attribution.*trl-segment attribute"):
         trainer.train()
+
+
+@pytest.mark.parametrize("layout", [{}, {"packing": True}, {"padding_free": True, "max_length": None}])
+def test_selective_evaluation_is_logged_beside_the_full_one(layout, tmp_path, tokenizer):
+    """One batch per set, so that the mean over batches is the mean over tokens."""
+    rows = make_rows(12)
+    train, first, second = (messages(rows[start : start + 4]) for start in (0, 4, 8))
+    options = {
+        "max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 1e-9, "transition": "none",
+        "per_device_eval_batch_size": 8, "eval_dataset": {"a": first, "b": second}, **layout, **ALL_SCORED,
+    }  # fmt: skip
+    draft = make_trainer(tmp_path / "draft", tokenizer, train, **{**options, "eval_selective": True})
+    assert draft.num_traces == 12
+    write_store(tmp_path / "store", draft, lambda i, count: i % 2 == 0)
+    stored = str(tmp_path / "store")
+    model = tiny_model(tokenizer)
+    trainer = make_trainer(
+        tmp_path / "run", tokenizer, train, model=model, eval_selective=True, attributions=stored, **options
+    )
+    trainer.train()
+    plain = make_trainer(tmp_path / "plain", tokenizer, train, attributions=stored, **options)
+    plain.train()
+    logs, plain_logs = (
+        [log for log in t.state.log_history if "eval_a_loss" in log or "eval_b_loss" in log] for t in (trainer, plain)
+    )
+    for name, log, plain_log, part in zip("ab", logs, plain_logs, (rows[4:8], rows[8:12]), strict=True):
+        assert log[f"eval_{name}_loss"] == plain_log[f"eval_{name}_loss"]
+        assert "eval_selective_loss" not in plain_log
+        total = count = 0.0
+        for row in part:
+            chat = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["solution"]}]
+            text = tokenizer.apply_chat_template(chat, tokenize=False)
+            begin = text.index("<think>") + len("<think>")
+            trace = next(t for _, t in map(trainer.get_trace, range(12)) if t.completion == row["solution"])
+            kept = np.ones(len(text), dtype=bool)
+            for i, piece in enumerate(trace.segment_texts):
+                kept[begin : begin + len(piece)] = i % 2 == 0
+                begin += len(piece)
+            encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+            ids = torch.tensor([encoded["input_ids"]])
+            losses = token_losses(
+                tiny_model(tokenizer), {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+            )
+            flags = np.array([kept[a] for a, _ in encoded["offset_mapping"]][1:])
+            total += losses[0].numpy()[flags].sum()
+            count += flags.sum()
+        assert log["eval_selective_loss"] == pytest.approx(total / count, rel=1e-4)
+        assert log["eval_selective_loss"] != pytest.approx(log[f"eval_{name}_loss"], rel=1e-4)

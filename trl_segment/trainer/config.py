@@ -31,6 +31,9 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
             sum of all weights.
         kept_weight (`float`, *optional*, defaults to `1.0`):
             The same of kept segments. Tokens outside the reasoning weigh 1.
+        eval_selective (`bool`, *optional*, defaults to `False`):
+            Whether to log `eval_selective_loss`, the loss on the kept segments of the evaluation sets, beside the loss
+            of their full completions. Their traces are attributed too; `attributions` must hold them.
         attribution_model (`str`, *optional*):
             Name or folder of another model to attribute with. It is loaded with its own tokenizer when training begins
             and freed before the first step. If `None`, the trained model is used.
@@ -66,6 +69,10 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
     )
     kept_weight: float = field(
         default=1.0, metadata={"help": "Loss weight of kept segments with `dropped_segments='weight'`."}
+    )
+    eval_selective: bool = field(
+        default=False,
+        metadata={"help": "Whether to log the loss on kept segments of evaluation sets beside that on all of them."},
     )
     attribution_model: str | None = field(
         default=None,

@@ -9,7 +9,7 @@ import torch
 
 from ..attribution.store import AttributionStore
 from ..selection import SelectionConfig, draw_segments, select_segments, unit_mask
-from .preparation import UNITS_COLUMN
+from .preparation import EVAL_UNITS_COLUMN, UNITS_COLUMN
 
 
 @dataclass
@@ -78,6 +78,26 @@ class SegmentTable:
         # What to add to the units of a trace, which count from 1, to make them unique
         self.offsets = 2 * (np.cumsum(self.num_segments) - self.num_segments)
         self.trained = torch.ones(1 + 2 * int(self.num_segments.sum()), dtype=torch.bool).share_memory_()
+
+    def extend(self, other: "SegmentTable") -> np.ndarray:
+        """
+        Append the traces of another set, before any batch is made.
+
+        Args:
+            other ([`SegmentTable`]):
+                Its table, not filled yet.
+
+        Returns:
+            `np.ndarray`: Offsets of its traces in this table.
+        """
+        first = len(self.keys)
+        self.__init__(
+            self.keys + other.keys,
+            self.names + other.names,
+            np.concatenate([self.num_segments, other.num_segments]),
+            self.problems + other.problems,
+        )
+        return self.offsets[first:]
 
     def fill(self, store: AttributionStore, config: SelectionConfig, seed: int = 0) -> SelectionSummary:
         """
@@ -149,9 +169,13 @@ class DataCollatorForSegmentSelectiveLM:
             Loss weights of kept and of dropped segments. If given, labels are left as they are and the batch has one
             more entry: `loss_weights`, float32, of the labels' shape.
 
+        evaluated (`torch.Tensor`, *optional*):
+            Table of the units of evaluation sets (column `eval_segment_units`).
+
     Returns (when called):
         `dict[str, torch.Tensor]`: The batch, with one more entry if the examples have units: `segment_counts`, int64,
-        shape (1, 4): trained tokens, tokens that SFT would train, trained segments, segments.
+        shape (1, 4): trained tokens, tokens that SFT would train, trained segments, segments. For examples of an
+        evaluation set with units instead `kept_tokens`, float32, of the labels' shape: 0 in dropped segments, else 1.
 
     Examples:
     ```python
@@ -166,8 +190,13 @@ class DataCollatorForSegmentSelectiveLM:
     collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
     trained: torch.Tensor
     weights: tuple[float, float] | None = None
+    evaluated: torch.Tensor | None = None
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        if EVAL_UNITS_COLUMN in examples[0]:
+            units = [example[EVAL_UNITS_COLUMN] for example in examples]
+            rows = [{k: v for k, v in example.items() if k != EVAL_UNITS_COLUMN} for example in examples]
+            return {**self.collator(rows), "kept_tokens": self._lay_out(rows, units, self.evaluated, (1.0, 0.0))}
         if UNITS_COLUMN not in examples[0]:  # evaluation: the loss of the full completion, so that runs compare
             return self.collator(examples)
         masked, counts = [], np.zeros(4, dtype=np.int64)
@@ -184,12 +213,13 @@ class DataCollatorForSegmentSelectiveLM:
             counts += [(selected != -100).sum(), (labels != -100).sum(), table[bodies].sum(), len(bodies)]
         batch = {**self.collator(masked), "segment_counts": torch.from_numpy(counts)[None]}
         if self.weights is not None:
-            # Laid out like the labels by whatever collator is inside: in their place
-            units = [
-                {**row, "labels": list(example[UNITS_COLUMN])} for row, example in zip(masked, examples, strict=True)
-            ]
-            laid_out = self.collator(units)["labels"].clamp(min=0)
-            kept, dropped = self.weights
-            weights = torch.where(self.trained[laid_out], kept, dropped)
-            batch["loss_weights"] = torch.where(laid_out > 0, weights, 1.0).float()
+            units = [example[UNITS_COLUMN] for example in examples]
+            batch["loss_weights"] = self._lay_out(masked, units, self.trained, self.weights)
         return batch
+
+    def _lay_out(self, rows, units, table, weights):
+        """Weights of the tokens, float32, laid out like the labels by whatever collator is inside: in their place."""
+        in_place = [{**row, "labels": list(numbers)} for row, numbers in zip(rows, units, strict=True)]
+        laid_out = self.collator(in_place)["labels"].clamp(min=0)
+        kept, dropped = weights
+        return torch.where(laid_out > 0, torch.where(table[laid_out], kept, dropped), 1.0).float()

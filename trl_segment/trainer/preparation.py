@@ -28,6 +28,8 @@ from ..traces import (
 
 # Column with the unit of each token, see [`~trl_segment.traces.training_units`]
 UNITS_COLUMN = "segment_units"
+# The same for evaluation sets, whose labels stay as they are
+EVAL_UNITS_COLUMN = "eval_segment_units"
 # Column that carries the trace of a streamed row through TRL's own steps
 _TRACE_COLUMN = "segment_trace"
 
@@ -126,7 +128,7 @@ def cut_units(row, cut):
     return {UNITS_COLUMN: row[UNITS_COLUMN][slice(*cut)]}
 
 
-def add_units(row, index, rows, reader, tokenizer, chat_template, offsets, cut, tokenized):
+def add_units(row, index, rows, reader, tokenizer, chat_template, offsets, cut, tokenized, column):
     """
     The units of a prepared row's tokens.
 
@@ -149,6 +151,8 @@ def add_units(row, index, rows, reader, tokenizer, chat_template, offsets, cut, 
             Tokens to keep.
         tokenized (`bool`):
             Whether the row came with its tokens.
+        column (`str`):
+            Where the units go.
 
     Returns:
         `dict`: The column of units, int32.
@@ -171,7 +175,7 @@ def add_units(row, index, rows, reader, tokenizer, chat_template, offsets, cut, 
     else:
         trace, name, offset = reader(rows[index]), row_name(rows[index], index), offsets[index]
     if trace.problem is not None or offset is None:
-        return {UNITS_COLUMN: np.zeros(len(row["input_ids"]), dtype=np.int32)[slice(*cut)]}
+        return {column: np.zeros(len(row["input_ids"]), dtype=np.int32)[slice(*cut)]}
     if tokenized:
         text, add_special_tokens = tokenizer.decode(row["input_ids"]), False
     else:
@@ -185,4 +189,4 @@ def add_units(row, index, rows, reader, tokenizer, chat_template, offsets, cut, 
         )
     units = training_units(text, spans, locate_segments(text, trace, tokenizer.name_or_path))
     units[units > 0] += offset
-    return {UNITS_COLUMN: units[slice(*cut)]}
+    return {column: units[slice(*cut)]}

@@ -26,6 +26,7 @@ from .config import SegmentSelectiveSFTConfig
 from .data_collator import DataCollatorForSegmentSelectiveLM, SegmentTable, SelectionSummary
 from .model_card import card_metadata, complete_card, selection_section
 from .preparation import (
+    EVAL_UNITS_COLUMN,
     UNITS_COLUMN,
     TraceReader,
     add_units,
@@ -170,8 +171,11 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         self.attribution_model = attribution_model
         self.attribution_processing_class = attribution_processing_class
         self.segment_table: SegmentTable | None = None
+        self._eval_table: SegmentTable | None = None
+        self._trace_sets: list[Dataset] = []
         self._selection: tuple[SelectionSummary | None, AttributionStore | None] = (None, None)
         self._trains_questions = False
+        self._evaluates_selectively = args.eval_selective
         if isinstance(train_dataset, (Dataset, IterableDataset)):
             # Before the parent looks at the columns to decide what the loss is on
             self._trains_questions = self._has_questions(train_dataset)
@@ -188,7 +192,10 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         )
         # The parent refuses a custom collator together with packing, so ours takes its place afterwards
         weights = (args.kept_weight, args.dropped_weight) if args.dropped_segments == "weight" else None
-        self.data_collator = DataCollatorForSegmentSelectiveLM(self.data_collator, self.segment_table.trained, weights)
+        self._evaluates_selectively = False  # what is passed to `evaluate` from now on has no attributions
+        self.data_collator = DataCollatorForSegmentSelectiveLM(
+            self.data_collator, self.segment_table.trained, weights, self._eval_table and self._eval_table.trained
+        )
         self.add_callback(SegmentAttributionCallback(self))
 
     @property
@@ -198,12 +205,12 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
 
     @property
     def num_traces(self) -> int:
-        """Number of rows of the training set before packing."""
-        return len(self._trace_rows)
+        """Number of rows that are attributed: of the training set before packing, then of evaluation sets."""
+        return sum(map(len, self._trace_sets))
 
     def get_trace(self, index: int) -> tuple[str, Trace]:
         """
-        Name and text of a row of the training set.
+        Name and text of a row of the training set, or, behind it, of the evaluation sets with `eval_selective`.
 
         Args:
             index (`int`):
@@ -212,7 +219,11 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         Returns:
             `tuple[str, Trace]`: The row's `id`, or its number, and the trace.
         """
-        row = self._trace_rows[index]
+        for rows in self._trace_sets:
+            if index < len(rows):
+                break
+            index -= len(rows)
+        row = rows[index]
         return row_name(row, index), self._reader(row)
 
     def select_segments(self, store: AttributionStore, config: SelectionConfig | None = None) -> SelectionSummary:
@@ -231,6 +242,8 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         Raises:
             `ValueError`: If the store lacks a trace.
         """
+        if self._eval_table is not None:
+            self._eval_table.fill(store, config or self.args, seed=self.args.seed)
         summary = self.segment_table.fill(store, config or self.args, seed=self.args.seed)
         self._selection = (summary, store)
         self.accelerator.print(summary)
@@ -278,8 +291,11 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         def fingerprint(step, *parts):
             return {} if streaming else {"new_fingerprint": map_fingerprint(dataset, step, processing_class, *parts)}
 
-        if selective:
-            dataset = self._number_traces(dataset, args, map_kwargs)
+        numbered = selective or (self._evaluates_selectively and not streaming and dataset_name != "train")
+        column = UNITS_COLUMN if selective else EVAL_UNITS_COLUMN
+        pruned = selective and args.dropped_segments == "prune"
+        if numbered:
+            dataset, rows, offsets = self._number_traces(dataset, args, map_kwargs, selective)
         if verbatim and not tokenized:
             dataset = dataset.map(
                 render_verbatim,
@@ -288,41 +304,42 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
                 **map_kwargs,
                 **fingerprint("verbatim", self._reader),
             )
-        if not selective:
+        if not numbered:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
 
-        if not streaming and not tokenized and self.get_trace(0)[1].prompt:
+        if not streaming and not tokenized and self._reader(rows[0]).prompt:
             # A template that loses the question is found before TRL tokenizes with it
-            render_prompt(self.get_trace(0)[1], processing_class)
+            render_prompt(self._reader(rows[0]), processing_class)
         # The parent tokenizes and builds labels, of everything, in order
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
         dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
-        if not streaming and args.max_length is not None and args.dropped_segments != "prune":
+        if not streaming and args.max_length is not None and selective and not pruned:
             self._report_cut(dataset, args.max_length, splits=packing and args.packing_strategy != "bfd")
         # Packing cuts by itself; otherwise the units are cut as the parent is about to cut tokens and labels
         cut = (None, None)
         if args.max_length is not None and not packing:
             cut = (-args.max_length, None) if args.truncation_mode == "keep_end" else (None, args.max_length)
-        table = self.segment_table
-        cut_units_to = (None, None) if args.dropped_segments == "prune" else cut
+        cut_units_to = (None, None) if pruned else cut
         dataset = dataset.map(
             add_units,
             with_indices=True,
             fn_kwargs={
-                "rows": self._trace_rows,
+                "rows": rows,
                 "reader": self._reader,
                 "tokenizer": processing_class,
                 "chat_template": self.chat_template,
-                "offsets": dict(zip(table.keys, table.offsets.tolist(), strict=True)) if streaming else table.offsets,
+                "offsets": offsets,
                 "cut": cut_units_to,
                 "tokenized": tokenized,
+                "column": column,
             },
             **map_kwargs,
-            **fingerprint("units", self._reader, self.chat_template, table.keys, cut_units_to, tokenized),
+            **fingerprint("units", self._reader, self.chat_template, offsets, cut_units_to, tokenized, column),
         )
-        if args.dropped_segments == "prune":
+        if pruned:
             # What is left is trained in full, so that the units have done their work
+            table = self.segment_table
             table.fill(open_store(args.attributions), args, seed=args.seed)
             dataset = dataset.map(prune, fn_kwargs={"trained": table.trained.numpy()}, **map_kwargs)
             dataset = dataset.map(cut_units, fn_kwargs={"cut": cut}, **map_kwargs)
@@ -331,7 +348,7 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         # The parent's packing drops the column of units, so these few lines stand in for it
         if args.max_length is None:
             raise ValueError("When packing is enabled, `max_length` can't be `None`.")
-        dataset = dataset.select_columns(["input_ids", "labels", UNITS_COLUMN])
+        dataset = dataset.select_columns(["input_ids", "labels", column])
         if args.shuffle_dataset:
             dataset = dataset.shuffle(seed=args.seed)
         dataset = pack_dataset(dataset, args.max_length, args.packing_strategy, map_kwargs)
@@ -349,20 +366,19 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
                 f"{', '.join(names)}{', ...' if len(long) > 5 else ''}"
             )
 
-    def _number_traces(self, dataset, args, map_kwargs):
-        """Make the table of all segments, and keep what later steps need of the rows as they are."""
+    def _number_traces(self, dataset, args, map_kwargs, selective):
+        """Make or extend the table of segments; the dataset, its rows as they are, and what to add to their units."""
         if isinstance(dataset, IterableDataset):
             # Which rows will come is not known, but what can come is: what the store holds
-            store = open_store(args.attributions)
-            rows = list(store.values())
-            self.segment_table = SegmentTable(
-                [row.key for row in rows],
-                [row.name for row in rows],
-                np.array([len(row.num_tokens) for row in rows], dtype=np.int64),
-                [row.problem for row in rows],
+            stored = list(open_store(args.attributions).values())
+            self.segment_table = table = SegmentTable(
+                [row.key for row in stored],
+                [row.name for row in stored],
+                np.array([len(row.num_tokens) for row in stored], dtype=np.int64),
+                [row.problem for row in stored],
             )
-            self._trace_rows = None
-            return dataset.map(carry_trace, fn_kwargs={"reader": self._reader})
+            offsets = dict(zip(table.keys, table.offsets.tolist(), strict=True))
+            return dataset.map(carry_trace, fn_kwargs={"reader": self._reader}), None, offsets
         described = dataset.map(
             describe_trace,
             with_indices=True,
@@ -370,11 +386,16 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             remove_columns=dataset.column_names,
             **map_kwargs,
         )
-        self.segment_table = SegmentTable(
-            described["key"][:], described["name"][:], np.array(described["num_segments"][:]), described["problem"][:]
-        )
-        self._trace_rows = dataset
-        return dataset
+        columns = (described[name][:] for name in ("key", "name", "num_segments", "problem"))
+        table = SegmentTable(*columns)
+        self._trace_sets.append(dataset)
+        if selective:
+            self.segment_table = table
+        elif self._eval_table is None:
+            self._eval_table = table
+        else:
+            return dataset, dataset, self._eval_table.extend(table)
+        return dataset, dataset, table.offsets
 
     def get_test_dataloader(self, test_dataset):
         # Predictions are judged on the full completion
@@ -382,8 +403,9 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
-        if UNITS_COLUMN not in self._signature_columns:
-            self._signature_columns.append(UNITS_COLUMN)
+        for column in (UNITS_COLUMN, EVAL_UNITS_COLUMN):
+            if column not in self._signature_columns:
+                self._signature_columns.append(column)
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):
         super().create_model_card(model_name, dataset_name, tags)
@@ -407,6 +429,13 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         readme.write_text(card, encoding="utf-8")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        kept_tokens = inputs.pop("kept_tokens", None)
+        if kept_tokens is not None and self._selection[0] is not None:
+            model = _SelectiveLoss(model, kept_tokens)
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            total, count = self.accelerator.gather_for_metrics(model.total[None]).sum(dim=0).tolist()
+            self._metrics["eval"]["selective_loss"].append(total / max(count, 1))
+            return result
         weights = inputs.pop("loss_weights", None)
         counts = inputs.pop("segment_counts", None)
         if counts is not None:
@@ -441,11 +470,28 @@ class _WeightedLogProbs:
     def __call__(self, **inputs):
         outputs = self.model(**inputs)
         if "log_probs" in outputs:  # not where the logits are asked for instead
-            # Prompt tuning puts virtual tokens in front
-            behind = outputs.log_probs.shape[1] - (self.weights.shape[1] - 1)
-            weights = torch.nn.functional.pad(self.weights[:, 1:], (behind, 0), value=1.0)
-            outputs.log_probs = outputs.log_probs * weights.to(outputs.log_probs)
+            outputs.log_probs = outputs.log_probs * _behind_virtual_tokens(self.weights, outputs.log_probs)
         return outputs
+
+
+class _SelectiveLoss:
+    """A model that notes the loss on kept segments and their token count (`total`, shape (2,)) of its outputs."""
+
+    def __init__(self, model, kept_tokens):
+        self.model, self.kept_tokens, self.total = model, kept_tokens, torch.zeros(2, device=kept_tokens.device)
+
+    def __call__(self, **inputs):
+        outputs = self.model(**inputs)
+        if "log_probs" in outputs:
+            kept = _behind_virtual_tokens(self.kept_tokens, outputs.log_probs)
+            self.total = torch.stack([-(outputs.log_probs * kept).sum(), (outputs.label_mask * kept).sum()]).detach()
+        return outputs
+
+
+def _behind_virtual_tokens(weights, log_probs):
+    """Weights of the tokens that `log_probs` are of; prompt tuning puts virtual tokens in front."""
+    shifted = weights[:, 1:].to(log_probs)
+    return torch.nn.functional.pad(shifted, (log_probs.shape[1] - shifted.shape[1], 0), value=1.0)
 
 
 def _sum_weights(weights, labels):
