@@ -156,7 +156,7 @@ def test_a_quantised_model_is_attributed_and_trained(name, tmp_path, tokenizer):
     assert all(math.isfinite(number) for step in expected for number in step)
     assert any(type(module).__name__ in ("Linear4bit", "Linear8bitLt") for module in ours.model.modules())
 
-    # close to what the weights give before they are rounded (shared/platform.md has the cosines on a larger model)
+    # close to what the weights give before they are rounded
     exact = make_trainer(
         tmp_path / "exact", tokenizer, dataset, model=tiny_model(tokenizer, hidden_size=64), max_steps=1
     )

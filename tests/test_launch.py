@@ -53,7 +53,7 @@ def test_sft_takes_launch_arguments_like_trl_sft(folder, tmp_path):
 def test_attribution_in_a_run_of_two_processes_equals_one_process(folder, tmp_path):
     """Five traces on two ranks. Which process count the run had is read from what it wrote."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*command, "-m", "trl_segment.cli.sft", *arguments(folder, tmp_path / "two")],
         capture_output=True,
@@ -83,7 +83,7 @@ def test_attribute_shares_the_traces_among_processes(folder, tmp_path):
         f"--model_name_or_path {folder / 'model'} --dataset_name {folder / 'traces.jsonl'} "
         "--attribution_rule midpoint --attribution_evaluations 3"
     ).split()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29519"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, "-m", "trl_segment.cli.attribute", *options, "--attributions", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
