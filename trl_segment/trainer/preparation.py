@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,8 +74,8 @@ def map_fingerprint(dataset: Dataset, step: str, tokenizer: PreTrainedTokenizerB
     spelled = None if backend is None else backend.to_str()
     try:
         return Hasher.hash([dataset._fingerprint, step, spelled, tokenizer.chat_template, *parts])
-    except (pickle.PicklingError, TypeError):
-        # A user's function that cannot be hashed: nothing is cached, as `datasets` does in such a case
+    except Exception:
+        # A user's function that cannot be hashed, by whatever it raises: nothing is cached, as in `datasets` itself
         return generate_random_fingerprint()
 
 
