@@ -56,7 +56,7 @@ def seeded(cls, folder, tokenizer, dataset, options, **kwargs):
 
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_adapters_train_as_in_sfttrainer_and_are_off_in_attribution(name, base_scores, tmp_path, tokenizer):
-    dataset, options, more = messages(make_rows(4)), ADAPTERS[name], {"learning_rate": 1e-3, "max_steps": 3}
+    dataset, options, more = messages(make_rows(4)), ADAPTERS[name], {"learning_rate": 1e-3, "max_steps": 10}
     theirs = seeded(SFTTrainer, tmp_path / "a", tokenizer, dataset, options, **more)
     expected = curve(theirs)
     more["selection"] = "all"
@@ -148,7 +148,7 @@ def test_a_quantised_model_is_attributed_and_trained(name, tmp_path, tokenizer):
         )
         torch.manual_seed(0)
         config = adapter(target_modules=["q_proj", "down_proj"])
-        return make_trainer(folder, tokenizer, dataset, cls, model, peft_config=config, max_steps=3, **options)
+        return make_trainer(folder, tokenizer, dataset, cls, model, peft_config=config, max_steps=10, **options)
 
     expected = curve(quantised(SFTTrainer, tmp_path / "sft"))
     ours = quantised(SegmentSelectiveSFTTrainer, tmp_path / "all", selection="all")

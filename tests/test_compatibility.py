@@ -81,7 +81,7 @@ ARGUMENTS_TEMPLATE = "{% if tools %}{{ tools | tojson }}{% endif %}{{ style | de
 def test_tools_and_template_arguments_of_a_row_reach_the_template(make, tools, tmp_path, tokenizer):
     tokenizer.chat_template = ARGUMENTS_TEMPLATE + tokenizer.chat_template
     rows = [{**row, "tools": tools, "chat_template_kwargs": {"style": "Short."}} for row in make(make_rows(4))]
-    options = {"max_length": 512, "max_steps": 2}
+    options = {"max_length": 512, "max_steps": 10}
     _, trainer = assert_same_training(tmp_path, tokenizer, Dataset.from_list(rows), **options)
     rendered = tokenizer.decode(trainer.train_dataset[0]["input_ids"])
     assert "Adds two numbers." in rendered
@@ -98,7 +98,7 @@ def test_of_several_turns_the_last_is_segmented(assistant_only, tmp_path, tokeni
     turns = [("system", "Be kind."), ("user", "Hi."), ("assistant", earlier), ("user", "1 + 1?")]
     turns = [{"role": role, "content": content} for role, content in [*turns, ("assistant", SOLUTION)]]
     dataset = Dataset.from_list([{"messages": turns}] * 4)
-    _, trainer = assert_same_training(tmp_path, tokenizer, dataset, max_steps=2, assistant_only_loss=assistant_only)
+    _, trainer = assert_same_training(tmp_path, tokenizer, dataset, max_steps=10, assistant_only_loss=assistant_only)
     assert trainer.segment_table.num_segments.tolist() == [3] * 4
     keep(tmp_path, trainer, lambda i, count: i == 1)
     # `.\n\n` is one token and goes with the segment that it starts in
@@ -123,7 +123,7 @@ def test_reasoning_in_a_field_of_its_own(options, tmp_path, tokenizer):
         for i in range(4)
     ]
     dataset = Dataset.from_list([{"messages": row} for row in rows])
-    _, trainer = assert_same_training(tmp_path, tokenizer, dataset, max_steps=2, **options)
+    _, trainer = assert_same_training(tmp_path, tokenizer, dataset, max_steps=10, **options)
     keep(tmp_path, trainer, lambda i, count: i == 0)
     trained = shown(tokenizer, trainer).removesuffix("\n").removesuffix("_")
     # the line break before the closing tag shares a token with the end of the last segment
@@ -134,7 +134,7 @@ def test_reasoning_in_a_field_of_its_own(options, tmp_path, tokenizer):
 def test_a_template_from_a_file(tmp_path, tokenizer):
     """`chat_template_path` gives it to the tokenizer only while TRL builds its trainer."""
     tokenizer.chat_template = None
-    options = {"chat_template_path": str(TEMPLATES / "qwen3.jinja"), "max_steps": 2}
+    options = {"chat_template_path": str(TEMPLATES / "qwen3.jinja"), "max_steps": 10}
     dataset = conversational_prompt_completion(make_rows(4))
     _, trainer = assert_same_training(tmp_path, tokenizer, dataset, **options)
     assert trainer.segment_table.num_segments.min() >= 3
@@ -178,8 +178,8 @@ def test_given_collators_are_wrapped(tmp_path, tokenizer):
         )
 
     dataset = messages(make_rows(4))
-    ours = build(SegmentSelectiveSFTTrainer, tmp_path / "a", selection="all", max_steps=2)
-    assert curve(ours) == curve(build(SFTTrainer, tmp_path / "b", max_steps=2))
+    ours = build(SegmentSelectiveSFTTrainer, tmp_path / "a", selection="all", max_steps=10)
+    assert curve(ours) == curve(build(SFTTrainer, tmp_path / "b", max_steps=10))
     trainer = build(SegmentSelectiveSFTTrainer, tmp_path / "c", **ALL_SCORED)
     keep(tmp_path, trainer, lambda i, count: i == 0)
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(4)])
@@ -292,7 +292,7 @@ def test_activations_are_offloaded_in_training_and_not_in_attribution(tmp_path, 
 
     monkeypatch.setattr("trl.trainer.sft_trainer.get_act_offloading_ctx_manager", lambda model: Offload())
     assert_same_training(tmp_path, tokenizer, messages(make_rows(4)), activation_offloading=True)
-    assert len(entered) == 4 + 4
+    assert len(entered) == 10 + 10
 
 
 LAYOUTS = {
@@ -494,7 +494,7 @@ def test_shares_are_in_the_history_and_in_tensorboard(tmp_path, tokenizer, monke
     trainer = make_trainer(tmp_path, tokenizer, messages(make_rows(4)), tau=0.3, keep_last=0, report_to="tensorboard")
     trainer.train()
     logs = [log for log in trainer.state.log_history if "loss" in log]
-    assert len(logs) == 4
+    assert len(logs) == 10
     (file,) = (tmp_path / "events").rglob("events.*")
     events = EventAccumulator(str(file.parent))
     events.Reload()

@@ -18,7 +18,7 @@ from trl_segment.attribution.store import StoredAttribution
 
 
 QUICK = {
-    "max_steps": 4,
+    "max_steps": 10,
     "per_device_train_batch_size": 2,
     "logging_steps": 1,
     "bf16": False,
