@@ -1,0 +1,29 @@
+"""The option tables of the documentation against the configuration itself."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+from trl import SFTConfig
+
+from trl_segment import SegmentSelectiveSFTConfig
+
+
+USAGE = (Path(__file__).resolve().parents[1] / "docs" / "usage.md").read_text(encoding="utf-8")
+THEIRS = {field.name for field in dataclasses.fields(SFTConfig)}
+OURS = [field for field in dataclasses.fields(SegmentSelectiveSFTConfig) if field.name not in THEIRS]
+
+
+@pytest.mark.parametrize("option", OURS, ids=lambda option: option.name)
+def test_every_option_has_a_line_with_its_default(option):
+    lines = [line for line in USAGE.splitlines() if re.match(rf"\| (`\w+`, )*`{option.name}`[ ,]", line)]
+    assert len(lines) == 1
+    names, default = (cell.strip() for cell in lines[0].split(" | ")[:2])
+    if isinstance(option.default, (int, float)) and not isinstance(option.default, bool):
+        position = re.findall(r"`(\w+)`", names).index(option.name)
+        assert float(default.split(",")[position]) == option.default
+    elif isinstance(option.default, bool):
+        assert default == str(option.default).lower()
+    elif isinstance(option.default, str) and len(option.default) < 30:
+        assert default == f"`{option.default}`"
