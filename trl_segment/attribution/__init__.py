@@ -3,6 +3,7 @@
 from .config import AttributionConfig
 from .hub import fetch_store, open_store, push_store
 from .integrated_gradients import BASELINES, PATHS, Attribution, IntegratedGradients
+from .marginal import BackwardSweep
 from .quadrature import RULES
 from .runner import AttributionSummary, attribute_traces, attribution_settings
 from .scorers import SCORERS, SegmentScorer
@@ -18,6 +19,7 @@ __all__ = [
     "AttributionConfig",
     "AttributionStore",
     "AttributionSummary",
+    "BackwardSweep",
     "IntegratedGradients",
     "SegmentScorer",
     "StoredAttribution",
