@@ -98,7 +98,7 @@ def build_tokenizer(vocab_size: int = 720, n_traces: int = 600) -> PreTrainedTok
                 # token; a word without a space before it gets its token from the lines below.
                 yield "assistant\n" + row["solution"].replace("text{", "text{ ")
                 yield world.ANSWER_SUFFIX
-        for word in (*world.STONES, *world.REGISTERS):
+        for word in world.REGISTERS:
             yield from [word] * n_traces
 
     backend.train_from_iterator(texts(), trainer)
@@ -320,17 +320,20 @@ def probe(model, tokenizer, rows: list[dict]) -> dict[str, float]:
             Rows of the world.
 
     Returns:
-        `dict[str, float]`: `lookup` (after `makes`: the table), `recall` (after `where X is`: an earlier result).
+        `dict[str, float]`: `lookup` (after `makes`: the table), `recall` (after `X is` in the box: an earlier result).
     """
     model.eval()
-    makes, where, is_ = (tokenizer.encode(w, add_special_tokens=False)[0] for w in (" makes", " where", " is"))
+    makes, is_ = (tokenizer.encode(w, add_special_tokens=False)[0] for w in (" makes", " is"))
     hits: dict[str, list[bool]] = {"lookup": [], "recall": []}
     for row in rows:
         text = prompt_text(tokenizer, row["question"]) + row["solution"]
-        ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = torch.tensor(encoded["input_ids"])
         guess = model(ids[None]).logits[0].argmax(-1)
-        for t in range(2, len(ids) - 1):
-            kind = "lookup" if ids[t] == makes else "recall" if ids[t] == is_ and ids[t - 2] == where else None
+        boxed = text.rindex("text{")
+        for t in range(len(ids) - 1):
+            inside = encoded["offset_mapping"][t][0] > boxed
+            kind = "lookup" if ids[t] == makes else "recall" if ids[t] == is_ and inside else None
             if kind:
                 hits[kind].append(bool(guess[t] == ids[t + 1]))
     model.train()

@@ -214,8 +214,8 @@ class Problem:
 
     @property
     def answer(self) -> str:
-        """Contents of the registers asked for, as `\\text{ruby, jade}`."""
-        return boxed({**self.values}, self.asked)
+        """Contents of the registers asked for, as `\\text{alpha is ruby, gamma is jade}`."""
+        return boxed(self.values, self.asked)
 
 
 @dataclass(frozen=True)
@@ -293,13 +293,15 @@ def _listed(words: tuple[str, ...] | list[str]) -> str:
 
 def boxed(values: dict[str, str], asked: tuple[str, ...]) -> str:
     """What stands in the box: inside `\\text`, because a grader of formulas would take `ruby` for a product."""
-    return "\\text{" + ", ".join(values[name] for name in asked) + "}"
+    return "\\text{" + ", ".join(f"{name} is {values[name]}" for name in asked) + "}"
 
 
+# One way to say that a step is worked out, two for most others: otherwise redundancy, drawn over and over, would always
+# be the likeliest next thing to do, and a model that decodes greedily would never leave it.
 _ANNOUNCEMENTS = {
-    "useful": ("compute", "work out"),
+    "useful": ("compute",),
     "error": ("guess", "a hunch for"),
-    "correction": ("correct", "a repair of"),
+    "correction": ("correct",),
     "verification": ("check", "a check of"),
     "restatement": ("recall", "a reminder:"),
     "filler": ("hmm,", "let me pause,"),

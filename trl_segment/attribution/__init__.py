@@ -5,6 +5,7 @@ from .hub import fetch_store, open_store, push_store
 from .integrated_gradients import BASELINES, PATHS, Attribution, IntegratedGradients
 from .marginal import BackwardSweep
 from .quadrature import RULES
+from .recursive import RecursiveAttribution
 from .runner import AttributionSummary, attribute_traces, attribution_settings
 from .scorers import SCORERS, SegmentScorer
 from .store import AttributionStore, StoredAttribution
@@ -21,6 +22,7 @@ __all__ = [
     "AttributionSummary",
     "BackwardSweep",
     "IntegratedGradients",
+    "RecursiveAttribution",
     "SegmentScorer",
     "StoredAttribution",
     "attribute_traces",

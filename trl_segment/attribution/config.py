@@ -16,10 +16,16 @@ class AttributionConfig(TraceConfig):
 
     Parameters:
         attribution_scorer (`str`, *optional*, defaults to `"integrated_gradients"`):
-            What scores the segments: Integrated Gradients; what the answer loses without a segment, in a sweep from
-            the last to the first, at the words as they stand (`"marginal"`) or as the model would go on without it
-            (`"counterfactual"`), see [`BackwardSweep`]; or for comparison `"gradient_x_input"`, `"perplexity"`,
-            `"entropy"`, `"confidence_gain"` or `"random"`.
+            What scores the segments:
+
+            - `"integrated_gradients"`: the paper's attribution.
+            - `"marginal"`: what the answer loses without a segment, in a sweep from the last to the first, see
+              [`~trl_segment.attribution.BackwardSweep`]. `"counterfactual"`: the same where the text behind the
+              segment may change as the model would go on without it.
+            - `"recursive"`: attribution in hops, from the answer to what it rests on and on from there, see
+              [`~trl_segment.attribution.RecursiveAttribution`].
+            - for comparison `"gradient_x_input"`, `"perplexity"`, `"entropy"`, `"confidence_gain"` or `"random"`, see
+              [`~trl_segment.attribution.SegmentScorer`].
         attribution_threshold (`float`, *optional*, defaults to `0.3`):
             `"marginal"` and `"counterfactual"` leave a segment out of the trials of earlier ones if its absence costs
             the answer less than this, in nats. Select with `selection="threshold"`.

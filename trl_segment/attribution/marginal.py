@@ -135,8 +135,8 @@ class BackwardSweep:
         )
 
     def _trial(self, ids, start, rest, sure, before, size) -> tuple[float, np.ndarray]:
-        """The answer's loss without the segment that starts at `start`, and the log-probability that every token of the
-        rest, as it stands, has then."""
+        """The answer's loss without the segment that starts at `start`, and the log-probabilities of the tokens of the
+        rest, as it stands, without it."""
         known, best = self._continue(ids, start, rest, rest)
         loss = before - known[-size:].sum()
         text, free = rest, torch.from_numpy(sure).to(rest.device)

@@ -18,6 +18,7 @@ from .integrated_gradients import IntegratedGradients, resolve_baseline
 from .marginal import COUNTERFACTUAL_ROUNDS, BackwardSweep
 from .passes import unwrap_adapter
 from .quadrature import default_evaluations
+from .recursive import RecursiveAttribution
 from .scorers import SWEEPS, SegmentScorer
 from .store import AttributionStore, StoredAttribution
 
@@ -215,10 +216,14 @@ def attribute_traces(
     return summary
 
 
-def _make_engine(model, tokenizer, config, store, first_traces) -> IntegratedGradients | SegmentScorer | BackwardSweep:
+def _make_engine(
+    model, tokenizer, config, store, first_traces
+) -> IntegratedGradients | SegmentScorer | BackwardSweep | RecursiveAttribution:
     if config.attribution_scorer in SWEEPS:
         rounds = COUNTERFACTUAL_ROUNDS if config.attribution_scorer == "counterfactual" else 0
         return BackwardSweep(model, config.attribution_threshold, rounds, config.attribution_max_tokens)
+    if config.attribution_scorer == "recursive":
+        return RecursiveAttribution(model, baseline=resolve_baseline(model, config.attribution_baseline))
     if config.attribution_scorer != "integrated_gradients":
         return SegmentScorer(model, config.attribution_scorer, config.attribution_max_tokens)
     engine = IntegratedGradients(

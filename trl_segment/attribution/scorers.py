@@ -18,7 +18,16 @@ from .passes import EmbeddingSwap, Passes, attribution_mode, split_target
 
 
 SWEEPS = ("marginal", "counterfactual")
-SCORERS = ("integrated_gradients", "gradient_x_input", *SWEEPS, "perplexity", "entropy", "confidence_gain", "random")
+SCORERS = (
+    "integrated_gradients",
+    "gradient_x_input",
+    "recursive",
+    *SWEEPS,
+    "perplexity",
+    "entropy",
+    "confidence_gain",
+    "random",
+)
 
 
 class SegmentScorer:
@@ -46,7 +55,7 @@ class SegmentScorer:
     """
 
     def __init__(self, model: PreTrainedModel, scorer: str, max_tokens_per_forward: int | None = None):
-        known = [name for name in SCORERS[1:] if name not in SWEEPS]
+        known = [name for name in SCORERS if name not in ("integrated_gradients", "recursive", *SWEEPS)]
         if scorer not in known:
             raise ValueError(f"Unknown scorer {scorer!r}. Pass one of {', '.join(map(repr, known))}.")
         self.model = model
