@@ -296,8 +296,8 @@ def boxed(values: dict[str, str], asked: tuple[str, ...]) -> str:
     return "\\text{" + ", ".join(f"{name} is {values[name]}" for name in asked) + "}"
 
 
-# One way to say that a step is worked out, two for most others: otherwise redundancy, drawn over and over, would always
-# be the likeliest next thing to do, and a model that decodes greedily would never leave it.
+# One way to say that a step is worked out, two for most others: otherwise redundancy, drawn over and over, would
+# always be the likeliest next thing to do, and a model that decodes greedily would never leave it.
 _ANNOUNCEMENTS = {
     "useful": ("compute",),
     "error": ("guess", "a hunch for"),
@@ -576,6 +576,20 @@ def parse_solution(solution: str) -> tuple[str, str | None]:
     reasoning = head.removeprefix("<think>\n").removesuffix("\n")
     boxes = re.findall(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}", tail) if closed else []
     return reasoning, boxes[-1].strip() if boxes else None
+
+
+def parse_answer(boxed: str) -> dict[str, str]:
+    """
+    Takes the contents of a box apart.
+
+    Args:
+        boxed (`str`):
+            What stands in the box, `\\text{alpha is ruby, gamma is jade}`.
+
+    Returns:
+        `dict[str, str]`: content by register, as far as the text has this form.
+    """
+    return dict(re.findall(r"(\w+) is (\w+)", boxed))
 
 
 def role_of(segment: str) -> str | None:

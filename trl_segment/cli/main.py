@@ -8,6 +8,7 @@ _COMMANDS = {
     "attribute": "Attribute traces and store the scores",
     "sft": "Fine-tune on the selected segments",
     "inspect": "Show one trace: its segments, their scores, kept or dropped",
+    "quality": "Compare the selection with known roles of segments",
     "demo": "Run all of it on a small model and the traces of a toy world",
 }
 
