@@ -5,8 +5,8 @@
 
 Everything goes through the public commands: `trl-segment attribute` scores the traces of both settings of the world,
 `trl-segment sft` fine-tunes the base model once per arm and seed, `trl-segment evaluate` lets the result work on test
-problems, greedily and at temperature 0.6. What is made here is the oracle's store (strength 1 for useful segments, 0 for
-others), the thresholds of the comparisons at a matched share of segments, and the tables and figures.
+problems, greedily and at temperature 0.6. What is made here is the oracle's store (strength 1 for useful segments, 0
+for others), the thresholds of the comparisons at a matched share of segments, and the tables and figures.
 
 Writes `results.md`, `results.json` and figures to `--output_dir`; work in progress lies in `--work_dir`, and what is
 found there is not made again. The last line sums up in one sentence.
@@ -260,7 +260,7 @@ def matched_tau(work: Path, setting: str, scorer: str) -> float:
     return round(tau, 4)
 
 
-# ------------------------------------------------------------------------------------------- fine-tuning and evaluation
+# ------------------------------------------------------------------------------------------ fine-tuning, evaluation
 
 
 def train_and_evaluate(job: tuple[Path, Run]) -> None:
@@ -296,7 +296,7 @@ def train_and_evaluate(job: tuple[Path, Run]) -> None:
         shutil.rmtree(model)
 
 
-# --------------------------------------------------------------------------------------------------------- what came out
+# ---------------------------------------------------------------------------------------------------- what came out
 
 
 @dataclass
@@ -612,9 +612,9 @@ SUMMARY = ("base", "full", "paper", "counterfactual", "oracle")
 PAGE = """<!-- Written by examples/tiny_world/study.py; edit that, not this. -->
 # Results of the study
 
-{traces} traces a setting, {steps} steps of {batch} traces at learning rate {learning_rate}, {seeds} fine-tuning seeds, {problems} test
-problems; {minutes} minutes with {processes} processes of one thread on two cores of a cloud CPU, scores and runs that lay there
-already not counted. Ranges are 95 % bootstrap intervals over seeds and problems together; differences are paired.
+{traces} traces a setting, {steps} steps of {batch} traces at learning rate {learning_rate}, {seeds} fine-tuning seeds,
+{problems} test problems; {minutes} minutes with {processes} processes of one thread on two cores of a cloud CPU, scores
+and runs that lay there already not counted. Ranges are 95 % bootstrap intervals over seeds and problems together; differences are paired.
 What the arms are and what follows from this: [selection rules](../selection_rules.md).
 
 ## Selection quality
