@@ -613,8 +613,9 @@ PAGE = """<!-- Written by examples/tiny_world/study.py; edit that, not this. -->
 # Results of the study
 
 {traces} traces a setting, {steps} steps of {batch} traces at learning rate {learning_rate}, {seeds} fine-tuning seeds,
-{problems} test problems; {minutes} minutes with {processes} processes of one thread on two cores of a cloud CPU, scores
-and runs that lay there already not counted. Ranges are 95 % bootstrap intervals over seeds and problems together; differences are paired.
+{problems} test problems; {minutes} minutes with {processes} processes of one thread on two cores of a cloud CPU,
+without what lay in the work folder already. Ranges are 95 % bootstrap intervals over seeds and problems together;
+differences are paired.
 What the arms are and what follows from this: [selection rules](../selection_rules.md).
 
 ## Selection quality

@@ -405,7 +405,8 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
             x, y = definition(name)
             emit(role, f"{name}: {x} with {y}. Again {a} with {b} makes {value}, so {name} is {value}.")
         elif role == "restatement" and settled and rng.random() < 0.6:
-            names = settled[-3:]
+            # Any of them, not the last: a model learns to look registers up by their names
+            names = sorted(rng.sample(settled, min(3, len(settled))), key=settled.index)
             said = _listed([f"{n} is {found[n]}" for n in names])
             emit(role, f"what was found above: by now {said}, and the rest stays as it is.")
         elif role == "restatement":
