@@ -401,13 +401,13 @@ TRUTHS = {
 ROLES = tuple(role for role in world.ROLES if not role.endswith("_indirect"))
 
 
-def write_quality(work: Path, out: Path, costs: dict) -> tuple[str, dict]:
+def write_quality(work: Path, out: Path, arms: list[Arm], costs: dict) -> tuple[str, dict]:
     """Selection quality of every arm that selects, as Markdown and as numbers; draws its figures."""
     from trl_segment.quality import selection_quality
     from trl_segment.report.quality import draw_quality
 
     text, numbers = "", {}
-    selecting = [arm for arm in ARMS if "transition" not in arm.name and "pruned" not in arm.name]
+    selecting = [arm for arm in arms if "transition" not in arm.name and "pruned" not in arm.name]
     for setting in world.SETTINGS:
         rows, drawn = [], {}
         for arm in selecting:
@@ -552,11 +552,14 @@ def study(args: argparse.Namespace) -> None:
     work, out = Path(args.work_dir), Path(args.output_dir)
     out.mkdir(parents=True, exist_ok=True)
     n_traces, n_problems, seeds, steps = args.traces, args.problems, args.seeds, args.steps
+    chosen = [arm for arm in ARMS if arm.name in args.arms]
+    # The paper's scores also say at which share comparisons are matched, and what the oracle's store looks like
+    scorers = {"integrated_gradients": None} | {arm.scorer: None for arm in chosen if arm.scorer in SCORERS}
     for setting in world.SETTINGS:
         prepare(work, setting, n_traces, n_problems)
     # Processes that start afresh: forked ones would inherit torch's thread pool
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
-        jobs = [(work, setting, scorer) for scorer in SCORERS for setting in world.SETTINGS]
+        jobs = [(work, setting, scorer) for scorer in scorers for setting in world.SETTINGS]
         costs: dict[str, dict] = {setting: {} for setting in world.SETTINGS}
         jobs_done = list(pool.imap(score_traces, jobs))
         jobs_done += list(pool.imap(score_traces, [(work, setting, "oracle") for setting in world.SETTINGS]))
@@ -572,7 +575,7 @@ def study(args: argparse.Namespace) -> None:
             base = Run(setting, None, 0, 0, work / setting / "runs" / "base")
             # The base model does not depend on a seed, but its samples do: one run stands for all
             runs.append(base)
-            arms = [arm for arm in ARMS if setting == "repetition" or arm.both]
+            arms = [arm for arm in chosen if setting == "repetition" or arm.both]
             for seed in range(seeds):
                 for arm in arms:
                     folder = work / setting / "runs" / arm.name.replace(" ", "_").replace(",", "") / str(seed)
@@ -581,7 +584,7 @@ def study(args: argparse.Namespace) -> None:
             if number % 10 == 0 or number == len(runs):
                 print(f"{number} of {len(runs)} runs, {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
 
-    quality_text, quality = write_quality(work, out, costs)
+    quality_text, quality = write_quality(work, out, chosen, costs)
     outcome_text, outcomes = write_outcomes(work, out, runs)
     minutes = (time.monotonic() - started) / 60
     settings = {
@@ -651,7 +654,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=SEEDS_PER_ARM, help="fine-tuning seeds per arm")
     parser.add_argument("--steps", type=int, default=STEPS, help="fine-tuning steps")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes of one thread")
+    names = [arm.name for arm in ARMS]
+    parser.add_argument("--arms", nargs="+", default=names, choices=names, help="default: all", metavar="ARM")
     args = parser.parse_args()
+    if missing := {"full", "oracle", "counterfactual"} - set(args.arms):
+        parser.error(f"--arms must include {', '.join(sorted(missing))}, which the tables compare with")
     if args.quick:
         args.traces, args.problems, args.seeds, args.steps = 8, 8, 1, 2
     args.work_dir = args.work_dir or str(Path(args.output_dir) / "work")
