@@ -378,6 +378,10 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
     def definition(name: str) -> tuple[str, str]:
         return problem.operands[problem.registers.index(name)]
 
+    def where(name: str) -> str:
+        registers = [o for o in definition(name) if o in found]
+        return f", where {registers[0]} is {found[registers[0]]}" if registers else ""
+
     def looked_up(name: str) -> tuple[str, str, str]:
         a, b = (found.get(o, o) for o in definition(name))
         return a, b, TABLE[a, b]
@@ -386,7 +390,8 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
         a, b, value = looked_up(name)
         x, y = definition(name)
         lead = "That was wrong," if role.startswith("correction") else "Then"
-        emit(role, f"{name}: {x} with {y}. {lead} {a} with {b} makes {value}, so {name} is {value}.", name)
+        said = f"{name}: {x} with {y}{where(name)}."
+        emit(role, f"{said} {lead} {a} with {b} makes {value}, so {name} is {value}.", name)
         found[name] = value
 
     def guess(name: str) -> None:
@@ -403,7 +408,8 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
             name = settled[-1] if rng.random() < 0.7 else rng.choice(settled)
             a, b, value = looked_up(name)
             x, y = definition(name)
-            emit(role, f"{name}: {x} with {y}. Again {a} with {b} makes {value}, so {name} is {value}.")
+            said = f"{name}: {x} with {y}{where(name)}."
+            emit(role, f"{said} Again {a} with {b} makes {value}, so {name} is {value}.")
         elif role == "restatement" and settled and rng.random() < 0.6:
             # Any of them, not the last: a model learns to look registers up by their names
             names = sorted(rng.sample(settled, min(3, len(settled))), key=settled.index)
