@@ -1,5 +1,7 @@
 """Load a model, or an adapter on its base model, for evaluation."""
 
+import contextlib
+
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
@@ -57,10 +59,8 @@ def load_model_or_adapter(
     )
     if adapter is not None:
         model = PeftModel.from_pretrained(model, name_or_path).merge_and_unload()
-        try:
+        with contextlib.suppress(OSError, ValueError):  # none saved with the adapter
             tokenizer = load_tokenizer(name_or_path, chat_template_path, trust_remote_code)
-        except (OSError, ValueError):
-            pass  # none saved with the adapter
     return model.eval(), tokenizer
 
 

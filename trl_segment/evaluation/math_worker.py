@@ -4,8 +4,8 @@ Math-Verify in a process of its own, started as `python -m trl_segment.evaluatio
 Math-Verify stops itself with a signal, which Python only looks at between two of its own instructions: a long
 computation in C, such as a huge power, keeps a process busy for good. A process can be killed.
 
-Each line of the standard input is a JSON list of the right answer, the given one (or `null`) and the text to look for it
-in; each line of the output says what came of it.
+Each line of the standard input is a JSON list of the right answer, the given one (or `null`) and the text to look for
+it in; each line of the output says what came of it.
 """
 
 import json
