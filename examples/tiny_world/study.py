@@ -288,7 +288,8 @@ def train_and_evaluate(job: tuple[Path, Run]) -> None:
     for mode, options in modes.items():
         run_command(
             *("evaluate", "--models", model, "--problems", work / run.setting / "problems.jsonl", *options),
-            *("--max_new_tokens", MAX_NEW_TOKENS, "--output_dir", run.folder / mode),
+            *("--max_new_tokens", MAX_NEW_TOKENS, "--batch_size", N_PROBLEMS),
+            *("--output_dir", run.folder / mode),
             *("--json", run.folder / f"{mode}.tmp"),
         )
         (run.folder / f"{mode}.tmp").replace(run.folder / f"{mode}.json")
@@ -332,28 +333,30 @@ def read_outcome(work: Path, setting: str, folders: list[Path], mode: str) -> Ou
     problems = read_jsonl(work / setting / "problems.jsonl")
     columns: dict[str, list[list[float]]] = {k: [] for k in ("correct", "tokens", "cut_off", "answered", "queries")}
     counts: dict[str, int] = {}
-    outputs = 0
+    n_outputs = 0
     for folder in folders:
         rows = json.loads((folder / f"{mode}.json").read_text())["rows"]
+        (written,) = (folder / mode).glob("*/*.jsonl")
+        outputs = {record["id"]: record["solution"] for record in read_jsonl(written) if "solution" in record}
         if [row["id"] for row in rows] != [problem["id"] for problem in problems]:
             raise ValueError(f"{folder / mode}.json answers other problems than {work / setting}/problems.jsonl.")
         for values in columns.values():
             values.append([])
         for row, problem in zip(rows, problems, strict=True):
-            reasoning, boxed = world.parse_solution(row["solution"])
+            reasoning, boxed = world.parse_solution(outputs[row["id"]])
             given = world.parse_answer(boxed or "")
             wanted = world.parse_answer(problem["answer"])
             columns["correct"][-1].append(row["correct"])
-            columns["tokens"][-1].append(row["output_tokens"])
+            columns["tokens"][-1].append(row["tokens"])
             columns["cut_off"][-1].append(row["cut_off"])
             columns["answered"][-1].append(np.mean([name in given for name in wanted]))
             columns["queries"][-1].append(np.mean([given.get(name) == value for name, value in wanted.items()]))
             for segment in world.split_segments(reasoning):
                 role = world.role_of(segment) or "unknown"
                 counts[role] = counts.get(role, 0) + 1
-            outputs += 1
+            n_outputs += 1
     arrays = {name: np.array(values, dtype=float) for name, values in columns.items()}
-    return Outcome(**arrays, roles={role: count / outputs for role, count in counts.items()})
+    return Outcome(**arrays, roles={role: count / n_outputs for role, count in counts.items()})
 
 
 class Resamples:

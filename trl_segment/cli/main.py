@@ -7,6 +7,7 @@ import sys
 _COMMANDS = {
     "attribute": "Attribute traces and store the scores",
     "sft": "Fine-tune on the selected segments",
+    "evaluate": "Accuracy and output length of models on problem sets",
     "inspect": "Show one trace: its segments, their scores, kept or dropped",
     "quality": "Compare the selection with known roles of segments",
     "demo": "Run all of it on a small model and the traces of a toy world",
