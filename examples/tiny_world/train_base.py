@@ -184,6 +184,7 @@ class Documents:
         self.rng = random.Random(f"documents/{seed}")
         self.seed, self.careless, self.suffix_share, self.answer_weight = seed, careless, suffix_share, answer_weight
         self.count = 0
+        self.pending: tuple[list[int], list[float]] | None = None
 
     def settings(self, progress: float) -> world.WorldSettings:
         """The setting of the next document at a share of the training in [0, 1]: short ones first."""
@@ -226,12 +227,17 @@ class Documents:
         for _ in range(rows):
             x: list[int] = []
             y: list[float] = []
-            while len(x) < length:
-                a, b = self.document(progress)
+            while True:
+                a, b = self.pending or self.document(progress)
+                # Documents stay whole: cut off at the row's end, a long one would never show its answer
+                self.pending = (a, b) if x and len(x) + len(a) > length else None
+                if self.pending:
+                    break
                 x += a
                 y += b
-            ids.append(x[:length])
-            weights.append(y[:length])
+            space = length - len(x)
+            ids.append(x[:length] + [self.tokenizer.pad_token_id] * space)
+            weights.append(y[:length] + [0.0] * space)
         return torch.tensor(ids), torch.tensor(weights)
 
 
@@ -598,8 +604,8 @@ def main() -> None:
         "--quick", action="store_true", help="a smoke run of about a minute; the model learns nothing much"
     )
     parser.add_argument("--steps", type=int, default=1400)
-    parser.add_argument("--batch_tokens", type=int, default=4096, help="tokens a step")
-    parser.add_argument("--length", type=int, default=1024, help="tokens a row in the last and longest stage")
+    parser.add_argument("--batch_tokens", type=int, default=4608, help="tokens a step")
+    parser.add_argument("--length", type=int, default=1152, help="tokens a row in the last and longest stage")
     parser.add_argument("--learning_rate", type=float, default=3e-3, help="AdamW, for embeddings, biases and norms")
     parser.add_argument("--muon_lr", type=float, default=6e-3, help="Muon, for all other matrices")
     parser.add_argument("--weight_decay", type=float, default=0.01)
