@@ -40,7 +40,7 @@ import world  # noqa: E402
 
 
 SEEDS_PER_ARM = 5
-N_TRACES = 160
+N_TRACES = 120
 N_PROBLEMS = 500
 MAX_NEW_TOKENS = 1000
 STEPS, BATCH, LEARNING_RATE = 75, 4, 1e-3
@@ -280,7 +280,7 @@ def train_and_evaluate(job: tuple[Path, Run]) -> None:
             *("--attributions", work / run.setting / (run.arm.scorer or "integrated_gradients"), *options),
             *("--max_steps", run.steps, "--per_device_train_batch_size", BATCH, "--learning_rate", LEARNING_RATE),
             *("--lr_scheduler_type", "cosine", "--warmup_steps", "5", "--max_length", "2048", "--seed", run.seed),
-            *("--bf16", "True", "--gradient_checkpointing", "False", "--report_to", "none"),
+            *("--use_cpu", "True", "--bf16", "True", "--gradient_checkpointing", "False", "--report_to", "none"),
             *("--save_strategy", "no", "--logging_strategy", "no", "--disable_tqdm", "True"),
         )
         (run.folder / "sft.txt").write_text(f"{printed}\n{time.monotonic() - started:.1f} s\n")

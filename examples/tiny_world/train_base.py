@@ -191,7 +191,9 @@ class Documents:
         base = world.SETTINGS[self.rng.choice(sorted(world.SETTINGS))]
         stage = self.rng.random()
         if progress < 0.20 or stage < 0.20:
-            length = {"steps": (1, 3), "redundancy": (0, 2)}
+            # Mostly naming again what was found: to look a register up by its name is what takes longest to learn
+            length = {"steps": (1, 4), "redundancy": (0, 3)}
+            length |= {"restatement": 0.6, "verification": 0.2, "filler": 0.05, "digression": 0.1, "error": 0.05}
         elif progress < 0.40 or stage < 0.40:
             length = {"steps": (3, 6), "redundancy": (0, 3)}
         else:
@@ -614,7 +616,7 @@ def main() -> None:
         "--careless", type=float, default=0.08, help="share of wrong guesses never corrected in training text"
     )
     parser.add_argument("--suffix_share", type=float, default=0.3, help="share of documents in the attributed form")
-    parser.add_argument("--answer_weight", type=float, default=5.0, help="weight of the loss on tokens in the box")
+    parser.add_argument("--answer_weight", type=float, default=8.0, help="weight of the loss on tokens in the box")
     parser.add_argument("--eval_every", type=int, default=150, help="steps")
     parser.add_argument(
         "--generate_from", type=float, default=0.6, help="share of the steps after which accuracy is measured"

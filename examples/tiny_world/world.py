@@ -1,7 +1,7 @@
 """A tiny world in which every segment of a chain of thought has a known role.
 
-A problem names registers (`alpha`, `beta`, ...) in order. Each holds what a fixed random table of stones makes of two
-stones, one of which may be the content of an earlier register. The question asks for the content of most of them; the
+A problem names registers (`alpha`, `beta`, ...) line by line. Each holds what a fixed random table of stones makes of
+two stones, one of which may be the content of an earlier register. The question asks for most contents; the
 others are needed on the way. A teacher trace works through the registers in order and wraps that work in redundancy:
 verification, restatement, filler, digressions, and guesses that turn out wrong and are corrected later. The table is
 not part of the question (a model has to know it by heart), the contents of registers are, once computed, only in the
@@ -187,7 +187,7 @@ class Problem:
 
     Args:
         registers (`tuple[str, ...]`):
-            Names of the registers: the first of [`REGISTERS`] in order.
+            Names of the registers, of [`REGISTERS`], in the order in which they are worked out.
         operands (`tuple[tuple[str, str], ...]`):
             For every register its two operands: stones, or an earlier register and a stone in either order.
         asked (`tuple[str, ...]`):
@@ -336,6 +336,8 @@ def make_problem(rng: random.Random, settings: WorldSettings) -> Problem:
         [`Problem`]: the problem.
     """
     n = rng.randint(*settings.steps)
+    # Any names in any order: of fixed ones the late would be rare, and a model learns each name by itself
+    names = rng.sample(REGISTERS, n)
     asked = [i == n - 1 or rng.random() < settings.asked for i in range(n)]
     operands = [[rng.choice(STONES), rng.choice(STONES)] for _ in range(n)]
     free = set(range(1, n))  # registers that do not use another one yet
@@ -343,12 +345,11 @@ def make_problem(rng: random.Random, settings: WorldSettings) -> Problem:
         users = [j for j in sorted(free) if j > i]
         if users and (not asked[i] or rng.random() < settings.linked):
             user = rng.choice(users)
-            operands[user][rng.randrange(2)] = REGISTERS[i]
+            operands[user][rng.randrange(2)] = names[i]
             free.discard(user)
         elif not asked[i]:
             asked[i] = True  # nobody is left to use it, so that it would be needed for nothing
-    names = REGISTERS[:n]
-    return Problem(names, tuple(map(tuple, operands)), tuple(x for x, a in zip(names, asked, strict=True) if a))
+    return Problem(tuple(names), tuple(map(tuple, operands)), tuple(x for x, a in zip(names, asked, strict=True) if a))
 
 
 def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) -> Trace:
@@ -448,6 +449,9 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
         after = list(others)
         for role in before:
             after.remove(role)
+        if name == problem.registers[-1]:
+            # At most one thing after all is done, or the likeliest next thing would never be the end
+            before, after = before + after[1:], after[:1]
         left_wrong = n_errors > 0 and rng.random() < settings.careless
         plan = ["error"] * n_errors
         for role in before:
