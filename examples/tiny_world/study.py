@@ -23,7 +23,7 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -121,7 +121,8 @@ class Run:
     arm: Arm | None
     seed: int
     steps: int
-    folder: Path = field(default_factory=Path)
+    max_new_tokens: int
+    folder: Path
 
 
 def run_command(*argv: object) -> str:
@@ -288,7 +289,7 @@ def train_and_evaluate(job: tuple[Path, Run]) -> None:
         run_command(
             *("evaluate", "--models", model, "--problems", work / run.setting / "problems.jsonl", *options),
             # The fused kernel is the fast one where keys are shared among heads
-            *("--max_new_tokens", MAX_NEW_TOKENS, "--batch_size", 250, "--attn_implementation", "sdpa"),
+            *("--max_new_tokens", run.max_new_tokens, "--batch_size", 250, "--attn_implementation", "sdpa"),
             *("--output_dir", run.folder / mode),
             *("--json", run.folder / f"{mode}.tmp"),
         )
@@ -575,14 +576,14 @@ def study(args: argparse.Namespace) -> None:
 
         runs = []
         for number, setting in enumerate(world.SETTINGS):
-            base = Run(setting, None, 0, 0, work / setting / "runs" / "base")
+            base = Run(setting, None, 0, 0, args.max_new_tokens, work / setting / "runs" / "base")
             # The base model does not depend on a seed, but its samples do: one run stands for all
             runs.append(base)
             arms = [arm for arm in chosen if arm.settings > number]
             for seed in range(seeds):
                 for arm in arms:
                     folder = work / setting / "runs" / arm.name.replace(" ", "_").replace(",", "") / str(seed)
-                    runs.append(Run(setting, arm, seed, steps, folder))
+                    runs.append(Run(setting, arm, seed, steps, args.max_new_tokens, folder))
         for number, _ in enumerate(pool.imap_unordered(train_and_evaluate, [(work, run) for run in runs]), 1):
             if number % 10 == 0 or number == len(runs):
                 print(f"{number} of {len(runs)} runs, {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
@@ -656,6 +657,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=N_PROBLEMS, help="test problems")
     parser.add_argument("--seeds", type=int, default=SEEDS_PER_ARM, help="fine-tuning seeds per arm")
     parser.add_argument("--steps", type=int, default=STEPS, help="fine-tuning steps")
+    parser.add_argument("--max_new_tokens", type=int, default=MAX_NEW_TOKENS, help="length limit of an answer")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes of one thread")
     names = [arm.name for arm in ARMS]
     parser.add_argument("--arms", nargs="+", default=names, choices=names, help="default: all", metavar="ARM")
@@ -663,7 +665,7 @@ def main() -> None:
     if missing := {"full", "oracle", "counterfactual"} - set(args.arms):
         parser.error(f"--arms must include {', '.join(sorted(missing))}, which the tables compare with")
     if args.quick:
-        args.traces, args.problems, args.seeds, args.steps = 8, 8, 1, 2
+        args.traces, args.problems, args.seeds, args.steps, args.max_new_tokens = 8, 8, 1, 2, 64
     args.work_dir = args.work_dir or str(Path(args.output_dir) / "work")
     study(args)
 
