@@ -328,10 +328,10 @@ def probe(model, tokenizer, rows: list[dict]) -> dict[str, float]:
             Rows of the world.
 
     Returns:
-        `dict[str, float]`: `lookup` (after `makes`: the table), `recall` (after `X is` in the box: an earlier result).
+        `dict[str, float]`: `lookup` (after `makes`: the table), `recall` (contents in the box: earlier results).
     """
     model.eval()
-    makes, is_ = (tokenizer.encode(w, add_special_tokens=False)[0] for w in (" makes", " is"))
+    makes = tokenizer.encode(" makes", add_special_tokens=False)[0]
     hits: dict[str, list[bool]] = {"lookup": [], "recall": []}
     for row in rows:
         text = prompt_text(tokenizer, row["question"]) + row["solution"]
@@ -340,8 +340,9 @@ def probe(model, tokenizer, rows: list[dict]) -> dict[str, float]:
         guess = model(ids[None]).logits[0].argmax(-1)
         boxed = text.rindex("text{")
         for t in range(len(ids) - 1):
-            inside = encoded["offset_mapping"][t][0] > boxed
-            kind = "lookup" if ids[t] == makes else "recall" if ids[t] == is_ and inside else None
+            start = encoded["offset_mapping"][t + 1][0]
+            recalled = start > boxed and text[start] == "="
+            kind = "lookup" if ids[t] == makes else "recall" if recalled else None
             if kind:
                 hits[kind].append(bool(guess[t] == ids[t + 1]))
     model.train()
@@ -406,12 +407,12 @@ def decisive_step(model, tokenizer, rows: list[dict]) -> dict[str, float]:
         useful = [r in world.USEFUL_ROLES for r in row["roles"]]
         last = max(i for i, r in enumerate(row["roles"]) if r in world.DIRECT_ROLES)
         name = last_asked(row["question"])
-        rest = [i for i, u in enumerate(useful) if not u and i and f"{name} is" not in segments[i]]
+        rest = [i for i, u in enumerate(useful) if not u and i and f"{name}=" not in segments[i]]
         drop = random.Random(row["id"]).choice(rest) if rest else -1
         kept = {
             "whole": segments,
             "without_last_step": [s for i, s in enumerate(segments) if i != last],
-            "without_last_value": [s for s in segments if f"{name} is" not in s],
+            "without_last_value": [s for s in segments if f"{name}=" not in s],
             "useful_only": [s for i, s in enumerate(segments) if useful[i] or i == 0],
             "without_redundant": [s for i, s in enumerate(segments) if i != drop],
         }

@@ -214,7 +214,7 @@ class Problem:
 
     @property
     def answer(self) -> str:
-        """Contents of the registers asked for, as `\\text{alpha is ruby, gamma is jade}`."""
+        """Contents of the registers asked for, as `\\text{alpha=ruby, gamma=jade}`."""
         return boxed(self.values, self.asked)
 
 
@@ -293,7 +293,7 @@ def _listed(words: tuple[str, ...] | list[str]) -> str:
 
 def boxed(values: dict[str, str], asked: tuple[str, ...]) -> str:
     """What stands in the box: inside `\\text`, because a grader of formulas would take `ruby` for a product."""
-    return "\\text{" + ", ".join(f"{name} is {values[name]}" for name in asked) + "}"
+    return "\\text{" + ", ".join(f"{name}={values[name]}" for name in asked) + "}"
 
 
 # One way to say that a step is worked out, two for most others: otherwise redundancy, drawn over and over, would
@@ -381,7 +381,7 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
 
     def where(name: str) -> str:
         registers = [o for o in definition(name) if o in found]
-        return f", where {registers[0]} is {found[registers[0]]}" if registers else ""
+        return f", where {registers[0]}={found[registers[0]]}" if registers else ""
 
     def looked_up(name: str) -> tuple[str, str, str]:
         a, b = (found.get(o, o) for o in definition(name))
@@ -392,13 +392,13 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
         x, y = definition(name)
         lead = "That was wrong," if role.startswith("correction") else "Then"
         said = f"{name}: {x} with {y}{where(name)}."
-        emit(role, f"{said} {lead} {a} with {b} makes {value}, so {name} is {value}.", name)
+        emit(role, f"{said} {lead} {a} with {b} makes {value}, so {name}={value}.", name)
         found[name] = value
 
     def guess(name: str) -> None:
         value = rng.choice([s for s in STONES if s != looked_up(name)[2]])
         x, y = definition(name)
-        emit("error", f"{name}: {x} with {y}. It feels right without the table, so {name} is {value}.", name)
+        emit("error", f"{name}: {x} with {y}. It feels right without the table, so {name}={value}.", name)
         found[name] = value
 
     def redundant(role: str, settled: list[str]) -> None:
@@ -410,11 +410,11 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
             a, b, value = looked_up(name)
             x, y = definition(name)
             said = f"{name}: {x} with {y}{where(name)}."
-            emit(role, f"{said} Again {a} with {b} makes {value}, so {name} is {value}.")
+            emit(role, f"{said} Again {a} with {b} makes {value}, so {name}={value}.")
         elif role == "restatement" and settled and rng.random() < 0.6:
             # Any of them, not the last: a model learns to look registers up by their names
             names = sorted(rng.sample(settled, min(3, len(settled))), key=settled.index)
-            said = _listed([f"{n} is {found[n]}" for n in names])
+            said = _listed([f"{n}={found[n]}" for n in names])
             emit(role, f"what was found above: by now {said}, and the rest stays as it is.")
         elif role == "restatement":
             i = rng.randrange(len(problem.operands))
@@ -595,12 +595,12 @@ def parse_answer(boxed: str) -> dict[str, str]:
 
     Args:
         boxed (`str`):
-            What stands in the box, `\\text{alpha is ruby, gamma is jade}`.
+            What stands in the box, `\\text{alpha=ruby, gamma=jade}`.
 
     Returns:
         `dict[str, str]`: content by register, as far as the text has this form.
     """
-    return dict(re.findall(r"(\w+) is (\w+)", boxed))
+    return dict(re.findall(r"(\w+)=(\w+)", boxed))
 
 
 def role_of(segment: str) -> str | None:
