@@ -187,7 +187,7 @@ class Problem:
 
     Args:
         registers (`tuple[str, ...]`):
-            Names of the registers, of [`REGISTERS`], in the order in which they are worked out.
+            Names of the registers: the first of [`REGISTERS`] in order.
         operands (`tuple[tuple[str, str], ...]`):
             For every register its two operands: stones, or an earlier register and a stone in either order.
         asked (`tuple[str, ...]`):
@@ -336,8 +336,7 @@ def make_problem(rng: random.Random, settings: WorldSettings) -> Problem:
         [`Problem`]: the problem.
     """
     n = rng.randint(*settings.steps)
-    # Any names in any order: of fixed ones the late would be rare, and a model learns each name by itself
-    names = rng.sample(REGISTERS, n)
+    names = REGISTERS[:n]
     asked = [i == n - 1 or rng.random() < settings.asked for i in range(n)]
     operands = [[rng.choice(STONES), rng.choice(STONES)] for _ in range(n)]
     free = set(range(1, n))  # registers that do not use another one yet
@@ -349,7 +348,7 @@ def make_problem(rng: random.Random, settings: WorldSettings) -> Problem:
             free.discard(user)
         elif not asked[i]:
             asked[i] = True  # nobody is left to use it, so that it would be needed for nothing
-    return Problem(tuple(names), tuple(map(tuple, operands)), tuple(x for x, a in zip(names, asked, strict=True) if a))
+    return Problem(names, tuple(map(tuple, operands)), tuple(x for x, a in zip(names, asked, strict=True) if a))
 
 
 def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) -> Trace:
