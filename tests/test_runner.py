@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_rows, tiny_model, tiny_tokenizer
+from tokenizers.normalizers import Lowercase
 
 from trl_segment.attribution import (
     AttributionConfig,
@@ -229,12 +230,23 @@ def test_model_and_tokenizer_are_in_the_settings(model, tokenizer):
     base = attribution_settings(model, tokenizer, CONFIG)
     other = attribution_settings(tiny_model(tokenizer, seed=1), tokenizer, CONFIG)
     assert {k for k in base if other[k] != base[k]} == {"weights"}
+    other = copy.deepcopy(model)
+    other.config.rope_parameters["rope_theta"] *= 2
+    other.config.use_cache = not other.config.use_cache
+    other = attribution_settings(other, tokenizer, CONFIG)
+    assert {k for k in base if other[k] != base[k]} == {"config"}
     other = attribution_settings(copy.deepcopy(model).bfloat16(), tokenizer, CONFIG)
     assert other["dtype"] == "bfloat16" and base["dtype"] == "float32"
     tokenizer.chat_template += " "
     assert {k for k, v in attribution_settings(model, tokenizer, CONFIG).items() if base[k] != v} == {"chat_template"}
     tokenizer = tiny_tokenizer()
+    tokenizer(["a", "a b"], padding=True, truncation=True, max_length=3)
+    assert attribution_settings(model, tokenizer, CONFIG) == base
     tokenizer.add_tokens(["<more>"])
+    assert {k for k, v in attribution_settings(model, tokenizer, CONFIG).items() if base[k] != v} == {"tokenizer"}
+    # The same vocabulary, split otherwise
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
     assert {k for k, v in attribution_settings(model, tokenizer, CONFIG).items() if base[k] != v} == {"tokenizer"}
 
 
