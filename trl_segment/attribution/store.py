@@ -228,6 +228,9 @@ class AttributionStore(Mapping):
 
         What other processes have added since this store was opened is taken along, and seen afterwards. Their journals
         stay where they are while they are at work. Whatever ends this on the way, no row is lost.
+
+        Raises:
+            `OSError`: If the parts cannot be written, the disk being full or otherwise. The store is then as before.
         """
         self.flush()
         parts, journals = self._files()
@@ -235,7 +238,15 @@ class AttributionStore(Mapping):
             return
         with _locked(self.path, "compact", wait=True):
             self._load()
-            self._rewrite([source for source in self._sources if not source.live])
+            try:
+                self._rewrite([source for source in self._sources if not source.live])
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"{error.strerror}. All {len(self)} rows are safe and can be read; they could not be moved into "
+                    "the store's final files, which takes as much room again for a while. Make room and start again",
+                    str(self.path),
+                ) from error
             self._load()
             for path in self.path.glob(".*.tmp"):  # of runs that were killed while they wrote
                 with contextlib.suppress(FileNotFoundError):
