@@ -2,6 +2,7 @@
 Many traces: does time per trace, or memory, grow with their number?
 
     OMP_NUM_THREADS=1 python benchmarks/scale.py [--sizes 2000 20000 200000]    # about ten minutes
+    OMP_NUM_THREADS=1 python benchmarks/scale.py --long 65536                   # one long trace: does it run?
 
 Synthetic traces of 20 segments go the whole way: read and cut, tokenized, scored by a stub that runs no model, stored,
 moved into the store's final files, selected by the table that the collator reads, and put into batches of 8 by the
@@ -23,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 
+CHECKPOINT = Path(__file__).resolve().parents[1] / "examples" / "tiny_world" / "checkpoint"
 SEGMENTS = 20
 COLUMNS = (
     *("traces", "attributed", "compacted", "opened", "resumed", "selected", "collated", "wall_s", "peak_gib"),
@@ -65,8 +67,7 @@ def measure(count, folder):
     from trl_segment.trainer import DataCollatorForSegmentSelectiveLM, SegmentTable
 
     torch.set_num_threads(1)
-    checkpoint = Path(__file__).resolve().parents[1] / "examples" / "tiny_world" / "checkpoint"
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
     model = Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
@@ -135,12 +136,51 @@ def measure(count, folder):
     }
 
 
+def measure_long(tokens):
+    """Attribute one trace of that many tokens with a narrow model of one layer, and say what it took."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    from trl_segment.attribution import AttributionConfig, AttributionStore, attribute_traces, attribution_settings
+    from trl_segment.attribution.cost import activation_bytes
+    from trl_segment.traces import attributed_sequence, build_trace
+
+    torch.set_num_threads(1)
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    config = AttributionConfig(attribution_rule="midpoint", attribution_evaluations=1, attribution_max_tokens=16384)
+    step = "\n\nWait, the number is 17, and it has a step of 3 more."
+    one, two = (len(tokenizer(step * n)["input_ids"]) for n in (1, 2))
+    row = {"question": "17?", "solution": f"<think>The number is 17.{step * (tokens // (two - one))}", "answer": "17"}
+    trace = build_trace(row)
+    length = len(attributed_sequence(trace, tokenizer).input_ids)
+    model_config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, max_position_embeddings=2 * tokens, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(model_config)
+    before, clock = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        store = AttributionStore(folder, attribution_settings(model, tokenizer, config))
+        summary = attribute_traces([("long", trace)], model, tokenizer, config, store, progress=False)
+        assert summary.attributed == 1, summary
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    kept = float(activation_bytes(model_config, length, 4, checkpointing=True)) / 2**30
+    print(
+        f"One trace of {length:,} tokens and {len(trace.segments):,} segments, with checkpointing: "
+        f"{time.process_time() - clock:.0f} s of CPU time for {summary.evaluations} evaluations, {peak:.2f} GiB on top "
+        f"of {before / 2**20:.2f} (of which {kept:.2f} are activations by the formula of docs/cost.md)"
+    )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--sizes", type=int, nargs="+", default=[2_000, 20_000, 200_000])
     parser.add_argument("--json", help="file to write the rows to")
     parser.add_argument("--measure", type=int, help="for this script itself: one number of traces, in this process")
+    parser.add_argument("--long", type=int, help="instead: attribute one trace of this many tokens")
     args = parser.parse_args()
+    if args.long:
+        return measure_long(args.long)
     if args.measure:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps(measure(args.measure, Path(folder))))

@@ -15,6 +15,7 @@ from trl_segment.attribution import (
     attribute_traces,
     attribution_settings,
 )
+from trl_segment.attribution.passes import Passes
 from trl_segment.attribution.runner import AttributionSummary, weights_fingerprint
 from trl_segment.traces import TraceConfig, attributed_sequence, build_trace
 
@@ -322,6 +323,22 @@ def test_other_segments_are_other_traces(tmp_path, model, tokenizer, rows):
     paragraphs = named(rows[:1], config=TraceConfig("paragraphs"))
     summary = attribute_traces(paragraphs, model, tokenizer, CONFIG, store, progress=False)
     assert summary.attributed == 1 and len(store) == 2
+
+
+def test_a_trace_that_does_not_fit_is_named_with_what_it_needs(tmp_path, model, tokenizer, rows, monkeypatch):
+    traces = named(rows[:3])
+    fits = len(attributed_sequence(traces[0][1], tokenizer).input_ids)
+    evaluate = Passes.evaluate
+
+    def evaluate_if_it_fits(self, *args):
+        if len(self.ids) > fits:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return evaluate(self, *args)
+
+    monkeypatch.setattr(Passes, "evaluate", evaluate_if_it_fits)
+    with pytest.raises(MemoryError, match=r"row 1: A sequence of \d+ tokens .* it needs 0\.\d GiB of activations"):
+        run(traces, model, tokenizer, tmp_path)
+    assert list(AttributionStore(tmp_path)) == [traces[0][1].key], "what was attributed before is kept"
 
 
 def test_no_traces(tmp_path, model, tokenizer, logged):

@@ -15,6 +15,7 @@ from transformers.utils import logging
 from ..selection import SelectionConfig
 from ..traces import AttributedSequence, Trace, TraceConfig, attributed_sequence
 from .config import AttributionConfig
+from .cost import activation_bytes
 from .integrated_gradients import IntegratedGradients, resolve_baseline
 from .passes import unwrap_adapter
 from .quadrature import default_evaluations
@@ -287,7 +288,14 @@ def _attribute(name, trace, engine, tokenizer, config) -> StoredAttribution:
     sequence, problem = _sequence(trace, tokenizer, engine.model, config)
     if problem is not None:
         return StoredAttribution(key=trace.key, name=name, problem=problem)
-    result = engine.attribute(sequence.input_ids, sequence.target, sequence.segments)
+    try:
+        result = engine.attribute(sequence.input_ids, sequence.target, sequence.segments)
+    except MemoryError as error:
+        least = activation_bytes(engine.model.config, len(sequence.input_ids), engine.model.dtype.itemsize, True)
+        raise MemoryError(
+            f"{name}: {error} By estimate it needs {float(least) / 2**30:,.1f} GiB of activations beside the weights. "
+            "Traces that are stored already stay stored."
+        ) from error
     if not result.finite:
         problem = "the attributions are not finite (NaN or infinite)"
         return StoredAttribution(key=trace.key, name=name, problem=problem)
