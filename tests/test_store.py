@@ -418,6 +418,23 @@ def test_one_run_at_a_time(tmp_path):
         pass
 
 
+def test_without_file_locks_nothing_is_moved_and_nothing_lost(tmp_path, monkeypatch):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("trl_segment.attribution.journal.fcntl.flock", no_locks)
+    with exclusive_run(tmp_path), exclusive_run(tmp_path):
+        for key in "ab":
+            store = AttributionStore(tmp_path, SETTINGS)
+            store.add(make_row(key))
+            store.compact()
+    assert len(list(tmp_path.glob("journal-*"))) == 2 and not list(tmp_path.glob("part-*"))
+    assert dict(AttributionStore(tmp_path)) == {"a": make_row("a"), "b": make_row("b")}
+    monkeypatch.undo()
+    store.compact()
+    assert len(visible(tmp_path)) == 2 and set(store) == {"a", "b"}
+
+
 def test_stores_merge(tmp_path):
     stores = [AttributionStore(tmp_path / str(i), SETTINGS) for i in range(2)]
     stores[0].add(make_row("a"))
