@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -87,8 +88,9 @@ def test_attribute_shares_the_traces_among_processes(folder, tmp_path):
     command = [*launcher, "-m", "trl_segment.cli.attribute", *options, "--attributions", str(tmp_path / "two")]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "Process 1 of 2: 3 traces: 3 attributed" in done.stdout
-    assert "Process 2 of 2: 2 traces: 2 attributed" in done.stdout
+    counts = re.findall(r"Process (\d) of 2: (\d) traces: (\d) attributed", done.stdout)
+    assert sorted(counts) in ([("1", "2", "2"), ("2", "3", "3")], [("1", "3", "3"), ("2", "2", "2")])
+    assert re.search(r"2 processes, busy for [\d.]+ s on average, the slowest 1\.\d\d times that", done.stdout)
     cli.main(["attribute", *options, "--attributions", str(tmp_path / "one")])
     one, two = (AttributionStore(tmp_path / run) for run in ("one", "two"))
     assert one.settings == two.settings

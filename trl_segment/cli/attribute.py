@@ -6,6 +6,7 @@ from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from ..attribution import AttributionConfig, AttributionStore, attribute_traces, attribution_settings
 from ..attribution.loading import load_attribution_model, process_state
+from ..attribution.runner import describe_balance, share_of_rows
 from ..selection import SelectionConfig
 from ..traces import build_trace, row_name
 from .data import load_train_split
@@ -66,12 +67,19 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--attribution_rule density learns from the first traces of one process: start one process")
     settings = attribution_settings(model, tokenizer, args)
     store = AttributionStore(args.attributions, settings)
-    traces = (
-        (row_name(row, index), build_trace(row, args, text_column=args.dataset_text_field))
-        for index, row in enumerate(dataset)
-        if index % state.num_processes == state.process_index
-    )
-    total = None if script_args.dataset_streaming else len(dataset) // state.num_processes
+
+    def read(row):
+        return build_trace(row, args, text_column=args.dataset_text_field)
+
+    if script_args.dataset_streaming:
+        total = None
+        rows = (
+            (index, row) for index, row in enumerate(dataset) if index % state.num_processes == state.process_index
+        )
+    else:
+        mine = share_of_rows(range(len(dataset)), lambda index: read(dataset[index]), store)
+        total, rows = len(mine), ((index, dataset[index]) for index in mine)
+    traces = ((row_name(row, index), read(row)) for index, row in rows)
     summary = attribute_traces(traces, model, tokenizer, args, store, total, progress=state.is_local_main_process)
     skipped = sum(map(len, summary.skipped.values()))
     share = "" if state.num_processes == 1 else f"Process {state.process_index + 1} of {state.num_processes}: "
@@ -79,8 +87,11 @@ def main(argv: list[str] | None = None) -> None:
         f"{share}{summary.traces} traces: {summary.attributed} attributed with {summary.evaluations:,} gradient "
         f"evaluations, {summary.reused} read from the store, {summary.repeated} repeated, {skipped} not attributable."
     )
+    balance = describe_balance(summary)
     state.wait_for_everyone()
     if state.is_main_process:
+        if balance:
+            print(balance)
         AttributionStore(args.attributions, settings).compact()
         print(f"Stored in {args.attributions}")
 
