@@ -3,6 +3,7 @@ What `test_distributed.py` runs in two processes: training runs and commands in 
 test compares. `accelerate launch CONFIG sharded_worker.py FOLDER PART...`; each part writes `FOLDER/PART.json`.
 """
 
+import contextlib
 import faulthandler
 import importlib
 import json
@@ -11,8 +12,10 @@ import signal
 import sys
 from pathlib import Path
 
+import datasets
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from helpers import make_rows, tiny_model, tiny_tokenizer
@@ -20,6 +23,9 @@ from transformers import TrainerCallback
 
 from trl_segment import SegmentSelectiveSFTConfig, SegmentSelectiveSFTTrainer
 from trl_segment.cli import attribute
+
+
+datasets.disable_progress_bars()
 
 
 def start():
@@ -75,6 +81,7 @@ def kill():
 
 def train(output, traces=5, lora=False, watch=None, resume=None, **options):
     """One run of six steps; its figures."""
+    AcceleratorState._reset_state()
     tokenizer = tiny_tokenizer()
     options = {
         "max_steps": 6,
@@ -84,6 +91,8 @@ def train(output, traces=5, lora=False, watch=None, resume=None, **options):
         "attribution_rule": "simpson",
         "attribution_evaluations": 13,
         "tau": 0.4,
+        "keep_first": 0,
+        "keep_last": 0,
         **options,
     }
     args = SegmentSelectiveSFTConfig(
@@ -94,6 +103,7 @@ def train(output, traces=5, lora=False, watch=None, resume=None, **options):
         bf16=options.pop("bf16", False),
         gradient_checkpointing=False,
         lr_scheduler_type="constant",
+        accelerator_config={"use_configured_state": True},
         **options,
     )
     peft_config = None
@@ -112,10 +122,8 @@ def train(output, traces=5, lora=False, watch=None, resume=None, **options):
     )
     watch.trainer = trainer
     trainer.add_callback(watch)
-    try:
+    with contextlib.suppress(Stopped):
         trainer.train(resume_from_checkpoint=resume)
-    except Stopped:
-        pass
     plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
     return {
         "logs": watch.logs,
@@ -138,7 +146,8 @@ def part_full(folder):
 
 
 def part_lora(folder):
-    return undisturbed(folder, 3, lora=True, gradient_accumulation_steps=4)
+    # Some of the traces are longer than the budget, and run with recomputed activations
+    return undisturbed(folder, 3, lora=True, gradient_accumulation_steps=4, attribution_max_tokens=200)
 
 
 def part_bf16(folder):
@@ -188,6 +197,7 @@ def part_resume_lora(folder):
 
 
 def main(folder, *parts):
+
     faulthandler.dump_traceback_later(int(os.environ.get("DUMP", "60")), exit=True)
     state = start()
     for part in parts:

@@ -76,9 +76,9 @@ def gathered(parameter: torch.nn.Parameter) -> Iterator[torch.Tensor]:
             A parameter, sharded or not.
     """
     if is_zero3(parameter):
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
-        with GatheredParameters([parameter]):
+        with deepspeed.zero.GatheredParameters([parameter]):
             yield parameter.detach()
     elif is_dtensor(parameter):
         # With parameters offloaded to the CPU, the collectives are still the device's

@@ -103,6 +103,13 @@ class SegmentAttributionCallback(TrainerCallback):
 
     def _attribute_with(self, args, path, model, tokenizer, adapter):
         accelerator = self.trainer.accelerator
+        parallelism = accelerator.parallelism_config
+        if parallelism is not None and parallelism.non_data_parallel_size > 1:
+            raise NotImplementedError(
+                "Attribution inside a run with tensor, context or sequence parallelism is not supported, since its "
+                "processes share the work on one trace. Make the attributions first with `trl-segment attribute` and "
+                "pass their folder as `attributions`."
+            )
         if args.attribution_rule == "density" and accelerator.num_processes > 1:
             raise NotImplementedError(
                 "The rule 'density' learns from the first traces of one process, but this run has "
