@@ -9,6 +9,7 @@ from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from ..attribution import AttributionConfig, AttributionStore, attribute_traces, attribution_settings
 from ..attribution.loading import load_attribution_model, process_state
+from ..attribution.runner import describe_balance, share_of_rows
 from ..attribution.store import exclusive_run
 from ..selection import SelectionConfig
 from ..traces import build_trace, row_name
@@ -103,13 +104,18 @@ def _run(parser, script_args, args, model_args, state) -> None:
             "something else. Attribute a few traces into this store without --shard first, then the shards"
         )
     shard, shards = args.share or (1, 1)
-    # Every process of every job has a part
-    part, parts = (shard - 1) + shards * state.process_index, shards * state.num_processes
-    traces = (
-        (row_name(row, index), build_trace(row, args, text_column=args.dataset_text_field))
-        for index, row in _every(dataset, part, parts)
-    )
-    total = None if script_args.dataset_streaming else len(range(part, len(dataset), parts))
+
+    def read(row):
+        return build_trace(row, args, text_column=args.dataset_text_field)
+
+    if script_args.dataset_streaming:
+        # Every process of every job has a part
+        part, parts = (shard - 1) + shards * state.process_index, shards * state.num_processes
+        total, rows = None, _every(dataset, part, parts)
+    else:
+        mine = share_of_rows(range(shard - 1, len(dataset), shards), lambda index: read(dataset[index]), store)
+        total, rows = len(mine), ((index, dataset[index]) for index in mine)
+    traces = ((row_name(row, index), read(row)) for index, row in rows)
     summary = attribute_traces(traces, model, tokenizer, args, store, total, progress=state.is_local_main_process)
     skipped = sum(map(len, summary.skipped.values()))
     share = "" if state.num_processes == 1 else f"Process {state.process_index + 1} of {state.num_processes}: "
@@ -117,8 +123,11 @@ def _run(parser, script_args, args, model_args, state) -> None:
         f"{share}{summary.traces} traces: {summary.attributed} attributed with {summary.evaluations:,} gradient "
         f"evaluations, {summary.reused} read from the store, {summary.repeated} repeated, {skipped} not attributable."
     )
+    balance = describe_balance(summary)
     state.wait_for_everyone()
     if state.is_main_process:
+        if balance:
+            print(balance)
         AttributionStore(args.attributions, settings).compact()
         print(f"Stored in {args.attributions}")
 
