@@ -4,7 +4,7 @@ from .config import AttributionConfig
 from .hub import fetch_store, open_store, push_store
 from .integrated_gradients import BASELINES, PATHS, Attribution, IntegratedGradients
 from .quadrature import RULES
-from .runner import AttributionSummary, attribute_traces, attribution_settings
+from .runner import AttributionSummary, attribute_tokens, attribute_traces, attribution_settings
 from .scorers import SCORERS, SegmentScorer
 from .store import AttributionStore, StoredAttribution
 
@@ -21,6 +21,7 @@ __all__ = [
     "IntegratedGradients",
     "SegmentScorer",
     "StoredAttribution",
+    "attribute_tokens",
     "attribute_traces",
     "attribution_settings",
     "fetch_store",
