@@ -107,8 +107,7 @@ def _write_page(name, row, trace, store, args, model_args):
     )
     path = Path(args.html)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A lone surrogate, which UTF-8 lacks, can only stand in the title
-    path.write_text(page, encoding="utf-8", errors="replace", newline="\n")
+    path.write_text(page, encoding="utf-8", newline="\n")
     print(f"{name} is in {path} ({path.stat().st_size / 1024:,.0f} KiB): open it in a browser.")
 
 

@@ -7,7 +7,8 @@ import sys
 _COMMANDS = {
     "attribute": "Attribute traces and store the scores",
     "sft": "Fine-tune on the selected segments",
-    "inspect": "Show one trace: its segments, their scores, kept or dropped",
+    "inspect": "Show one trace, in the terminal or as a page: its segments, their scores, kept or dropped",
+    "report": "Write a page with figures on what a selection does to a whole dataset",
     "demo": "Run all of it on a small model and the traces of a toy world",
 }
 

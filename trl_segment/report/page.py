@@ -16,6 +16,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from .text import printable
+
 
 def render_page(template: str, style: tuple[str, ...], script: tuple[str, ...], **values: Any) -> str:
     """
@@ -29,7 +31,7 @@ def render_page(template: str, style: tuple[str, ...], script: tuple[str, ...], 
         script (`tuple[str, ...]`):
             Names of its scripts there, in order.
         **values:
-            What the template names; everything that is text is escaped.
+            What the template names; everything that is text is escaped, and its control characters written out.
 
     Returns:
         `str`: The page.
@@ -37,6 +39,7 @@ def render_page(template: str, style: tuple[str, ...], script: tuple[str, ...], 
     environment = Environment(
         loader=PackageLoader("trl_segment.report"),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

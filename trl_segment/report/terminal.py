@@ -1,7 +1,5 @@
 """One trace in the terminal."""
 
-import unicodedata
-
 import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,27 +10,8 @@ from rich.text import Text
 from ..attribution.store import StoredAttribution
 from ..selection import SelectionConfig, attribution_strength, direction_consistency, select_segments
 from ..traces import Trace
+from .text import printable
 from .verdicts import segment_verdicts
-
-
-def printable(text: str) -> str:
-    r"""
-    Text that a terminal can only print: no escape sequence of a trace moves the cursor or recolours the screen.
-
-    Args:
-        text (`str`):
-            Text from anywhere.
-
-    Returns:
-        `str`: The text with control and direction characters written out (`\x1b`), but for newlines and tabs.
-    """
-
-    def shown(character):
-        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co"):
-            return character
-        return character.encode("unicode_escape").decode()
-
-    return "".join(map(shown, text.replace("\r\n", "\n")))
 
 
 def render_trace(name: str, trace: Trace, row: StoredAttribution, config: SelectionConfig) -> RenderableType:

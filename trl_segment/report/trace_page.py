@@ -95,11 +95,12 @@ def _add_tokens(segments, trace, starts, values):
     starts, values = np.asarray(starts), np.asarray(values)
     for segment, (start, end) in zip(segments, trace.segments, strict=True):
         first, last = np.searchsorted(starts, (start, end))
-        if first < len(starts) and starts[first] > start and first > 0:
-            first -= 1
         cuts, pieces = [], []
         if first == len(starts) or starts[first] > start:
-            cuts, pieces = [start], [0.0]
+            if first > 0:
+                first -= 1
+            else:
+                cuts, pieces = [start], [0.0]
         # Tokens that share a character (byte fallback) share a piece
         for position, value in zip(np.maximum(starts[first:last], start).tolist(), values[first:last], strict=True):
             if cuts and cuts[-1] == position:
