@@ -1,6 +1,7 @@
 """Integrated Gradients of the answer over the trace: quadrature, engine, runner, store. No trl."""
 
 from .config import AttributionConfig
+from .cost import CostEstimate, estimate_cost
 from .hub import fetch_store, open_store, push_store
 from .integrated_gradients import BASELINES, PATHS, Attribution, IntegratedGradients
 from .quadrature import RULES
@@ -18,12 +19,14 @@ __all__ = [
     "AttributionConfig",
     "AttributionStore",
     "AttributionSummary",
+    "CostEstimate",
     "IntegratedGradients",
     "SegmentScorer",
     "StoredAttribution",
     "attribute_tokens",
     "attribute_traces",
     "attribution_settings",
+    "estimate_cost",
     "fetch_store",
     "open_store",
     "push_store",
