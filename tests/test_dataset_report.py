@@ -279,6 +279,8 @@ def test_an_empty_store_and_no_store_are_clear(folder):
         report(folder, "traces.jsonl", "empty", "out")
     with pytest.raises(FileNotFoundError, match="no attribution store"):
         report(folder, "traces.jsonl", "nothing", "out")
+    with pytest.raises(SystemExit):
+        report(folder, "traces.jsonl", "store", "out", "--selection", "random")
 
 
 def test_only_traces_that_are_trained_in_full(folder):

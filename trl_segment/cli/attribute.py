@@ -9,6 +9,7 @@ from ..attribution.loading import load_attribution_model, process_state
 from ..selection import SelectionConfig
 from ..traces import build_trace, row_name
 from .data import load_train_split
+from .dry_run import plan_attribute
 
 
 @dataclass
@@ -20,6 +21,10 @@ class AttributeArguments(SelectionConfig, AttributionConfig):
     Parameters:
         attributions (`str`, *optional*, defaults to `"attributions"`):
             Folder of the store. Traces that it already holds cost nothing.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether to print what would be done and a cost estimate, and stop. No weight is loaded.
+        progress (`bool`, *optional*):
+            Whether to show a progress bar. Defaults to `True` on a terminal.
         dataset_text_field (`str`, *optional*, defaults to `"text"`):
             Column of the language-modeling format.
         chat_template_path (`str`, *optional*):
@@ -30,6 +35,10 @@ class AttributeArguments(SelectionConfig, AttributionConfig):
 
     attributions: str = field(
         default="attributions", metadata={"help": "Folder of the store. Traces that it already holds cost nothing."}
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Print what would be done and a cost estimate, and stop."})
+    progress: bool | None = field(
+        default=None, metadata={"help": "Whether to show a progress bar. Default: on a terminal."}
     )
     dataset_text_field: str = field(default="text", metadata={"help": "Column of the language-modeling format."})
     chat_template_path: str | None = field(
@@ -50,6 +59,9 @@ def main(argv: list[str] | None = None) -> None:
     script_args, args, model_args = parser.parse_args_and_config(argv)
     if not model_args.model_name_or_path:
         parser.error("--model_name_or_path is required: the model whose answer is attributed")
+    if args.dry_run:
+        plan_attribute(script_args, args, model_args, process_state())
+        return
     dataset = load_train_split(script_args)
     model, tokenizer = load_attribution_model(
         model_args.model_name_or_path,
@@ -72,7 +84,8 @@ def main(argv: list[str] | None = None) -> None:
         if index % state.num_processes == state.process_index
     )
     total = None if script_args.dataset_streaming else len(dataset) // state.num_processes
-    summary = attribute_traces(traces, model, tokenizer, args, store, total, progress=state.is_local_main_process)
+    progress = args.progress if state.is_main_process else False
+    summary = attribute_traces(traces, model, tokenizer, args, store, total, progress)
     skipped = sum(map(len, summary.skipped.values()))
     share = "" if state.num_processes == 1 else f"Process {state.process_index + 1} of {state.num_processes}: "
     print(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from trl import ScriptArguments, TrlParser
 
 from ..attribution.hub import open_store
+from ..progress import progress_bar
 from ..selection import SelectionConfig
 from ..traces import TraceConfig, build_trace, row_name
 from .data import load_train_split
@@ -40,6 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     """
     parser = TrlParser((ScriptArguments, ReportArguments), prog="trl-segment report")
     script_args, args = parser.parse_args_and_config(argv)
+    if args.selection in ("random", "all"):
+        parser.error(f"--selection {args.selection} has nothing to do with the scores, which the report is on")
     try:
         from ..report.dataset_page import write_report
         from ..report.statistics import collect_statistics
@@ -52,10 +55,11 @@ def main(argv: list[str] | None = None) -> None:
             "attribute` with it as `--attributions` first."
         )
     if script_args.dataset_name:
-        rows = _rows_of_dataset(load_train_split(script_args), store, args)
+        dataset = load_train_split(script_args)
+        rows, total = _rows_of_dataset(dataset, store, args), None if script_args.dataset_streaming else len(dataset)
     else:
-        rows = ((row.name, None, row, None) for row in store.values())
-    statistics = collect_statistics(rows, args)
+        rows, total = ((row.name, None, row, None) for row in store.values()), len(store)
+    statistics = collect_statistics(progress_bar(rows, "Reading", total=total), args)
     found = statistics.traces + sum(map(len, statistics.skipped.values()))
     if not found:
         sys.exit(
