@@ -74,6 +74,8 @@ const strength = scored ? attributionStrength(segments) : [];
 const consistency = scored ? directionConsistency(segments) : [];
 const total = strength.reduce((sum, value) => sum + value, 0);
 const strongest = Math.max(...strength, Number.MIN_VALUE);
+// One segment often has most of the strength; the square root lets the others be told apart
+const tint = (index) => Math.sqrt(strength[index] / strongest).toFixed(3);
 const numTokens = scored ? segments.reduce((sum, segment) => sum + segment.num_tokens, 0) : 0;
 const hasTokens = segments.some((segment) => segment.token_lengths);
 const hasRoles = segments.some((segment) => "role" in segment);
@@ -95,7 +97,7 @@ function showText() {
     if (scored) {
       const bar = make("span", { className: "bar" });
       bar.style.width = `${Math.max(3, (100 * strength[index]) / strongest)}%`;
-      section.style.setProperty("--s", strength[index] / strongest);
+      section.style.setProperty("--s", tint(index));
       const gutter = make(
         "div",
         { className: "gutter", ariaHidden: "true" },
@@ -122,7 +124,7 @@ function showText() {
 
 function showFacts() {
   const { f_input, f_baseline, completeness_gap, evaluations, stopped_by } = data.scores;
-  byId("log-probability").textContent = decimal(f_input);
+  byId("log-probability").textContent = Math.abs(f_input) < 0.1 ? short(f_input) : decimal(f_input);
   byId("log-probability-label").textContent = `log p(answer); baseline ${decimal(f_baseline)}`;
   const increase = Math.abs(f_input - f_baseline);
   const gap = completeness_gap === null || !increase ? null : Math.abs(completeness_gap) / increase;
@@ -138,7 +140,7 @@ function showStrip() {
   segments.forEach((segment, index) => {
     const cell = make("span", { title: `segment ${index + 1}` });
     cell.style.flexGrow = Math.max(segment.num_tokens, 1);
-    cell.style.setProperty("--s", strength[index] / strongest);
+    cell.style.setProperty("--s", tint(index));
     cell.addEventListener("click", () => activate(index, "text"));
     byId("strip").append(cell);
     views[index].cell = cell;
@@ -147,7 +149,7 @@ function showStrip() {
 
 const PLANE = { left: 52, right: 550, top: 10, bottom: 152 };
 const planeX = (value) => PLANE.left + (PLANE.right - PLANE.left) * value;
-const planeY = (value) => PLANE.bottom - ((PLANE.bottom - PLANE.top) * value) / (1.06 * strongest);
+const planeY = (value) => PLANE.bottom - (PLANE.bottom - PLANE.top) * Math.sqrt(value / (1.1 * strongest));
 
 function showPlane() {
   const plane = byId("plane");
@@ -159,7 +161,7 @@ function showPlane() {
       makeSvg("text", { x, y: PLANE.bottom + 15, "text-anchor": "middle" }, String(tick)),
     );
   }
-  for (const tick of [0, 0.5, 1]) {
+  for (const tick of [0, 0.1, 0.4, 1]) {
     const y = planeY(tick * strongest);
     plane.append(
       makeSvg("line", { class: "axis", x1: PLANE.left, x2: PLANE.right, y1: y, y2: y }),
@@ -170,7 +172,7 @@ function showPlane() {
   views.tauLine = plane.appendChild(makeSvg("line", { class: "bound", x1: PLANE.left, x2: PLANE.right }));
   plane.append(
     makeSvg("text", { x: PLANE.right, y: PLANE.bottom + 32, "text-anchor": "end" }, "direction consistency →"),
-    makeSvg("text", { x: PLANE.left, y: PLANE.bottom + 32 }, "↑ strength; a dot's area is the segment's tokens"),
+    makeSvg("text", { x: PLANE.left, y: PLANE.bottom + 32 }, "↑ strength, on a square-root scale; area: tokens"),
   );
   const longest = Math.max(...segments.map((segment) => segment.num_tokens), 1);
   segments.forEach((segment, index) => {
