@@ -63,9 +63,7 @@ def main() -> None:
             shaded.append(browser.execute_async_script(_SHADE))
         browser.quit()
     if size:
-        print(
-            f"{size[0]:,} characters, {size[1]:,} segments, {size[2]:,} tokens; median of {args.runs} (worst)"
-        )
+        print(f"{size[0]:,} characters, {size[1]:,} segments, {size[2]:,} tokens; median of {args.runs} (worst)")
         for label, times in (("opened and drawn", drawn), ("tau moved", moved), ("tokens shaded", shaded)):
             if times:
                 print(f"  {label:<18}{statistics.median(times):7.0f} ms ({max(times):.0f})")

@@ -5,9 +5,10 @@ from .cost import CostEstimate, estimate_cost
 from .hub import fetch_store, open_store, push_store
 from .integrated_gradients import BASELINES, PATHS, Attribution, IntegratedGradients
 from .quadrature import RULES
-from .runner import AttributionSummary, attribute_tokens, attribute_traces, attribution_settings
+from .runner import AttributionSummary, attribute_traces, attribution_settings
 from .scorers import SCORERS, SegmentScorer
 from .store import AttributionStore, StoredAttribution
+from .tokens import attribute_tokens
 
 
 __all__ = [

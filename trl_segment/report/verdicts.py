@@ -1,8 +1,10 @@
 """Why a segment is kept or dropped, in a few words."""
 
+from dataclasses import fields
+
 import numpy as np
 
-from ..selection import SelectionConfig, attribution_strength, select_segments, strongest_prefix
+from ..selection import SelectionConfig, select_segments
 
 
 VERDICTS = ("kept", "kept, always", "dropped, weak", "dropped, one-sided")
@@ -30,7 +32,10 @@ def segment_verdicts(
         it is strong enough but its consistency is above `beta`.
     """
     kept = select_segments(num_tokens, sum_abs, sum_signed, config)
-    strong = strongest_prefix(attribution_strength(sum_abs, num_tokens), config.tau)
+    # Of a subclass with arguments of its own only the thresholds
+    thresholds = {field.name: getattr(config, field.name) for field in fields(SelectionConfig)}
+    without_beta = SelectionConfig(**{**thresholds, "beta": 1.0, "keep_first": 0, "keep_last": 0})
+    strong = select_segments(num_tokens, sum_abs, sum_signed, without_beta)
     verdicts = []
     for index in range(len(kept)):
         if not kept[index]:
