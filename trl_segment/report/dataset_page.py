@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .figures import DARK, LIGHT, curve_quantiles, draw_figures
+from .figures import DARK, GROUP_LABELS, LIGHT, curve_quantiles, draw_figures
 from .page import json_ready, render_page
 from .statistics import CURVE_GRID, GAP_EDGES, GROUPS, REPETITION_EDGES, DatasetStatistics
 
@@ -73,6 +73,7 @@ def write_report(
         statistics=statistics,
         facts=_facts(statistics),
         figures=figures,
+        group_labels=GROUP_LABELS,
         tables=_tables(statistics),
         skipped=[(reason, len(names), _names(names)) for reason, names in statistics.skipped.items()],
         missing=_names(statistics.missing),
@@ -97,7 +98,7 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
         `str`: The sentences.
     """
     config = statistics.thresholds
-    kept, weak, one_sided = (statistics.segments / max(statistics.segments.sum(), 1)).tolist()
+    share = dict(zip(GROUPS, statistics.segments / max(statistics.segments.sum(), 1), strict=True))
     if name == "cumulative_attribution":
         half = _quantile(statistics.share_for_80, CURVE_GRID)
         (middle,) = curve_quantiles(statistics, (0.5,))
@@ -107,14 +108,14 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
         )
     if name == "strength":
         return (
-            f"{weak:.1%} of the segments are dropped because the stronger ones of their trace reach tau "
+            f"{share['weak']:.1%} of the segments are dropped because the stronger ones of their trace reach tau "
             f"{config.tau:g} without them."
         )
     if name == "consistency":
-        strong = kept + one_sided
+        one_sided, kept = share["one-sided"], share["kept"]
         return (
-            f"{one_sided:.1%} of the segments, {one_sided / max(strong, 1e-9):.1%} of those strong enough or at an "
-            f"end, are dropped for a consistency above beta {config.beta:g}."
+            f"{one_sided:.1%} of the segments, {one_sided / max(one_sided + kept, 1e-9):.1%} of those strong enough or "
+            f"at an end, are dropped for a consistency above beta {config.beta:g}."
         )
     if name == "consistency_by_length":
         return (
@@ -122,25 +123,22 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
             "segments alike. Segments on the dotted line have no direction at all."
         )
     if name == "position":
-        share = statistics.position[0] / np.maximum(statistics.position.sum(axis=0), 1)
+        kept = statistics.position[0] / np.maximum(statistics.position.sum(axis=0), 1)
         return (
-            f"Kept in the first, middle and last twentieth of a trace: {share[0]:.0%}, {share[len(share) // 2]:.0%}, "
-            f"{share[-1]:.0%}. {statistics.forced:,} segments are kept because they stand at an end."
+            f"Kept in the first, middle and last twentieth of a trace: {kept[0]:.0%}, {kept[len(kept) // 2]:.0%}, "
+            f"{kept[-1]:.0%}. {statistics.forced:,} segments are kept because they stand at an end."
         )
     if name == "length":
         mean = statistics.tokens / np.maximum(statistics.segments, 1)
-        return f"Mean tokens: {mean[0]:.0f} kept, {mean[1]:.0f} dropped as weak, {mean[2]:.0f} dropped as one-sided."
+        return f"Mean tokens: {_by_group(mean, '.0f')}."
     if name == "openers":
         return "How much is kept of the segments that open with a word; in brackets how many there are."
     if name == "roles":
         return "How much is kept of the segments whose role is known; in brackets how many there are."
     if name == "repetition":
         high = statistics.repetition[:, REPETITION_EDGES[:-1] >= 0.5 - 1e-9].sum(axis=1)
-        share = high / np.maximum(statistics.repetition.sum(axis=1), 1)
-        return (
-            f"At least half of the text stood before, in question or trace: {share[0]:.0%} of the kept segments, "
-            f"{share[1]:.0%} of those dropped as weak, {share[2]:.0%} of those dropped as one-sided."
-        )
+        repeated = high / np.maximum(statistics.repetition.sum(axis=1), 1)
+        return f"At least half of the text stood before, in question or trace: {_by_group(repeated, '.0%')}."
     if name == "completeness":
         over = statistics.gaps[GAP_EDGES[:-1] >= -2 - 1e-9].sum()
         return (
@@ -150,6 +148,11 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
     spent = np.array(list(statistics.evaluations.elements()))
     reasons = ", ".join(f"{count:,} by {reason}" for reason, count in statistics.stopped_by.most_common())
     return f"{spent.mean():.1f} per trace, {spent.sum():,} in all. Stopped: {reasons}."
+
+
+def _by_group(values, number_format):
+    named = zip(values, GROUP_LABELS, strict=True)
+    return ", ".join(f"{value:{number_format}} {label.replace(', ', ' as ')}" for value, label in named)
 
 
 def _facts(statistics):
@@ -165,7 +168,7 @@ def _facts(statistics):
 
 
 def _tables(statistics):
-    """Titles, what the first column names, and rows: name, segments, kept, weak, one-sided."""
+    """Titles, what the first column names, rows (name, segments, share of each group), how many are left out."""
     tables = []
     for title, heading, groups in (
         ("By opening word", "opens with", statistics.openers),
@@ -174,7 +177,7 @@ def _tables(statistics):
         if groups:
             ordered = sorted(groups.items(), key=lambda item: (-item[1].sum(), item[0]))
             rows = [
-                (name, f"{count.sum():,}", *(f"{share:.1%}" for share in count / count.sum()))
+                (name, [f"{count.sum():,}", *(f"{share:.1%}" for share in count / count.sum())])
                 for name, count in ordered[:_MOST_ROWS]
             ]
             tables.append((title, heading, rows, len(ordered) - len(rows)))

@@ -53,7 +53,7 @@ class Theme:
 
 LIGHT = Theme("#1d2126", "#626973", "#e2e3e0", ("#19b388", "#c3c7cc", "#e8924a"), "#2f6df0")
 DARK = Theme("#e4e7eb", "#98a1ad", "#2f363f", ("#23b98b", "#59616b", "#d9772f"), "#6f9dff")
-_LABELS = ("kept", "dropped, weak", "dropped, one-sided")
+GROUP_LABELS = tuple(group if group == "kept" else f"dropped, {group}" for group in GROUPS)
 
 
 def draw_figures(statistics: DatasetStatistics, theme: Theme, file_format: str) -> dict[str, bytes]:
@@ -207,7 +207,7 @@ def _draw_position(axes, statistics, theme):
 
 
 def _draw_length(axes, statistics, theme):
-    for group, label, color in zip(statistics.length, _LABELS, theme.groups, strict=True):
+    for group, label, color in zip(statistics.length, GROUP_LABELS, theme.groups, strict=True):
         if group.sum():
             axes.stairs(group / group.sum(), 2**LENGTH_EDGES, color=color, lw=2, label=label)
     _scale_tokens(axes, statistics)
@@ -224,7 +224,7 @@ def _scale_tokens(axes, statistics):
 
 
 def _draw_repetition(axes, statistics, theme):
-    for group, label, color in zip(statistics.repetition, _LABELS, theme.groups, strict=True):
+    for group, label, color in zip(statistics.repetition, GROUP_LABELS, theme.groups, strict=True):
         if group.sum():
             axes.stairs(group / group.sum(), REPETITION_EDGES, color=color, lw=2, label=label)
     axes.set(xlabel="share of the segment's text that stood before", ylabel="share of its group", xlim=(0, 1))
@@ -243,7 +243,7 @@ def _bars(axes, groups, theme):
     counts = np.array([count for _, count in most])
     shares = counts / counts.sum(axis=1, keepdims=True)
     left = np.zeros(len(most))
-    for share, label, color in zip(shares.T, _LABELS, theme.groups, strict=True):
+    for share, label, color in zip(shares.T, GROUP_LABELS, theme.groups, strict=True):
         axes.barh(range(len(most)), share, left=left, color=color, height=0.72, label=label)
         left += share
     axes.set_yticks(range(len(most)), [f"{printable(name)} ({count.sum():,})" for name, count in most])
@@ -270,9 +270,6 @@ def _draw_evaluations(axes, statistics, theme):
 
 def _stack(axes, edges, counts, theme):
     base = np.zeros(counts.shape[1])
-    for group, label, color in zip(counts, _LABELS, theme.groups, strict=True):
+    for group, label, color in zip(counts, GROUP_LABELS, theme.groups, strict=True):
         axes.stairs(base + group, edges, baseline=base, color=color, fill=True, label=label)
         base = base + group
-
-
-assert len(_LABELS) == len(GROUPS)

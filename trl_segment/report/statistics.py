@@ -17,11 +17,15 @@ import numpy as np
 from ..attribution.store import StoredAttribution
 from ..selection import SelectionConfig, attribution_strength, direction_consistency
 from ..traces import RETRO_SEARCH_KEYWORDS, Trace
-from .verdicts import segment_verdicts
+from .verdicts import VERDICTS, segment_verdicts
 
 
-# Why a segment is kept or dropped, in the order of the rows of all counts below
+# Kept, or why dropped, in the order of the rows of all counts below
 GROUPS = ("kept", "weak", "one-sided")
+_GROUP_OF = {
+    verdict: GROUPS.index(verdict.removeprefix("dropped, ")) if verdict.startswith("dropped") else 0
+    for verdict in VERDICTS
+}
 
 # Upper edges but for the first entry, which is the lowest edge. Values outside go to the bins at the ends.
 STRENGTH_EDGES = np.linspace(-2, 1.5, 29)  # log10 of strength over the mean strength of the trace's segments
@@ -108,15 +112,15 @@ class DatasetStatistics:
         missing (`list[str]`):
             Names of the rows that the store does not hold.
         segments (`np.ndarray`):
-            Segments per group, shape (3,).
+            Segments per group, shape (groups,).
         tokens (`np.ndarray`):
-            Reasoning tokens per group, shape (3,).
+            Reasoning tokens per group, shape (groups,).
         forced (`int`):
             Kept segments that are kept only because they stand at an end of their trace.
         negative (`int`):
             Kept segments whose net attribution is negative: they lower the answer's log-probability.
         strength, consistency, position, length, repetition (`np.ndarray`):
-            Segments per group and bin of `*_EDGES`, shape (3, bins).
+            Segments per group and bin of `*_EDGES`, shape (groups, bins).
         consistency_by_length (`np.ndarray`):
             Sum of consistencies per bin of `LENGTH_EDGES`, shape (bins,).
         strength_by_position (`np.ndarray`):
@@ -134,9 +138,9 @@ class DatasetStatistics:
         stopped_by (`Counter`):
             Traces by what stopped their quadrature.
         openers (`dict[str, np.ndarray]`):
-            Segments per group, by opening keyword (or first word), shape (3,).
+            Segments per group, by opening keyword (or first word), shape (groups,).
         roles (`dict[str, np.ndarray]`):
-            Segments per group, by known role, shape (3,); empty for datasets without roles.
+            Segments per group, by known role, shape (groups,); empty for datasets without roles.
         examples (`dict[str, list[Example]]`):
             Per group the most telling segments, the most telling one first.
         has_text (`bool`):
@@ -147,8 +151,8 @@ class DatasetStatistics:
     traces: int = 0
     skipped: dict[str, list[str]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-    segments: np.ndarray = field(default_factory=lambda: np.zeros(3, dtype=np.int64))
-    tokens: np.ndarray = field(default_factory=lambda: np.zeros(3, dtype=np.int64))
+    segments: np.ndarray = field(default_factory=lambda: _per_group())
+    tokens: np.ndarray = field(default_factory=lambda: _per_group())
     forced: int = 0
     negative: int = 0
     strength: np.ndarray = field(default_factory=lambda: _counts(STRENGTH_EDGES))
@@ -274,7 +278,7 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
     """Count one trace; per group its most telling segment."""
     config = statistics.thresholds
     verdicts = segment_verdicts(row.num_tokens, row.sum_abs, row.sum_signed, config)
-    groups = np.array([0 if verdict.startswith("kept") else 1 + (verdict != "dropped, weak") for verdict in verdicts])
+    groups = np.array([_GROUP_OF[verdict] for verdict in verdicts])
     num_tokens = np.asarray(row.num_tokens)
     strength = attribution_strength(row.sum_abs, num_tokens)
     consistency = direction_consistency(row.sum_signed, row.sum_abs)
@@ -282,8 +286,8 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
     share = strength / total if total > 0 else np.full(count, 1 / count)
 
     statistics.traces += 1
-    statistics.segments += np.bincount(groups, minlength=3)
-    statistics.tokens += np.bincount(groups, weights=num_tokens, minlength=3).astype(np.int64)
+    statistics.segments += np.bincount(groups, minlength=len(GROUPS))
+    statistics.tokens += np.bincount(groups, weights=num_tokens, minlength=len(GROUPS)).astype(np.int64)
     statistics.forced += verdicts.count("kept, always")
     statistics.negative += int(((groups == 0) & (np.asarray(row.sum_signed) < 0)).sum())
     with np.errstate(divide="ignore"):
@@ -314,7 +318,7 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
     statistics.stopped_by[row.stopped_by or "unknown"] += 1
     if roles is not None and len(roles) == count:
         for role, group in zip(roles, groups, strict=True):
-            statistics.roles.setdefault(str(role), np.zeros(3, dtype=np.int64))[group] += 1
+            statistics.roles.setdefault(str(role), _per_group())[group] += 1
 
     if trace is None:
         return {}
@@ -327,17 +331,16 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
         opening = opening_of(text, index)
         if opening not in statistics.openers and len(statistics.openers) >= _MOST_OPENERS:
             opening = "(other)"
-        statistics.openers.setdefault(opening, np.zeros(3, dtype=np.int64))[group] += 1
+        statistics.openers.setdefault(opening, _per_group())[group] += 1
 
-    # Kept and one-sided: the strongest for their trace. Weak: the longest text for the least strength.
-    candidates = {
-        "kept": np.array([verdict == "kept" for verdict in verdicts]) * share * count,
-        "weak": (groups == 1) * num_tokens / np.maximum(share * count, 0.01),
-        "one-sided": (groups == 2) * share * count,
-    }
     examples = {}
-    for group, scores in candidates.items():
-        scores = np.where(num_tokens >= _FEWEST_TOKENS_OF_EXAMPLE, scores, 0)
+    for number, group in enumerate(GROUPS):
+        # Weak: the longest text for the least strength. Others: the strongest for their trace.
+        scores = num_tokens / np.maximum(share * count, 0.01) if group == "weak" else share * count
+        eligible = (groups == number) & (num_tokens >= _FEWEST_TOKENS_OF_EXAMPLE)
+        if group == "kept":
+            eligible &= np.array([verdict == "kept" for verdict in verdicts])
+        scores = np.where(eligible, scores, 0)
         best = int(scores.argmax())
         if scores[best] > 0:
             examples[group] = Example(
@@ -353,6 +356,10 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
                 float(repeated[best]),
             )
     return examples
+
+
+def _per_group():
+    return np.zeros(len(GROUPS), dtype=np.int64)
 
 
 def _counts(edges):
