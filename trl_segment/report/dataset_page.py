@@ -112,10 +112,11 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
             f"{config.tau:g} without them."
         )
     if name == "consistency":
-        one_sided, kept = share["one-sided"], share["kept"]
+        dropped = share["one-sided"]
+        among = dropped / max(dropped + share["kept"], 1e-9)
         return (
-            f"{one_sided:.1%} of the segments, {one_sided / max(one_sided + kept, 1e-9):.1%} of those strong enough or "
-            f"at an end, are dropped for a consistency above beta {config.beta:g}."
+            f"{dropped:.1%} of the segments, {among:.1%} of those strong enough or at an end, are dropped for a "
+            f"consistency above beta {config.beta:g}."
         )
     if name == "consistency_by_length":
         return (
