@@ -125,7 +125,13 @@ class SegmentAttributionCallback(TrainerCallback):
         adapter_off = contextlib.nullcontext() if adapter or not is_peft_model(model) else model.disable_adapter()
         with adapter_off:
             attribute_traces(
-                traces, model, tokenizer, args, store, total=len(mine), progress=accelerator.is_local_main_process
+                traces,
+                model,
+                tokenizer,
+                args,
+                store,
+                total=len(mine),
+                progress=None if accelerator.is_main_process else False,
             )
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:

@@ -216,8 +216,8 @@ function showTable() {
     const bar = make("span", { className: "bar", ariaHidden: "true" });
     bar.style.setProperty("--s", strength[index] / strongest);
     const verdict = make("td", { className: "words" });
-    const opens = make("td", { className: "opens" });
-    appendText(opens.appendChild(make("bdi")), segment.text.trim().replace(/\s+/g, " ").slice(0, 60));
+    const opens = make("td", { className: "opens", dir: "auto" });
+    appendText(opens, segment.text.trim().replace(/\s+/g, " ").slice(0, 60));
     const cells = [
       make("td", {}, link),
       make("td", {}, bar, total > 0 ? percent(strength[index] / total) : short(strength[index])),
