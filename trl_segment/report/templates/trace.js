@@ -7,6 +7,8 @@ const segments = data.segments;
 const byId = (id) => document.getElementById(id);
 const state = { ...data.thresholds, sort: "index", descending: false, active: -1 };
 const views = []; // per segment: the elements that show it
+const lines = {}; // the thresholds in the plane
+let tokensMade = false;
 
 function make(name, properties = {}, ...children) {
   const element = Object.assign(document.createElement(name), properties);
@@ -22,7 +24,11 @@ function makeSvg(name, attributes = {}, ...children) {
 }
 
 // Control characters and those that reorder text are written out, so that nobody reads another text than is trained.
-const HIDDEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]/u;
+const HIDDEN = new RegExp(
+  "[\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f" +
+    "\\u202a-\\u202e\\u2060-\\u206f\\ufeff\\ud800-\\udfff]",
+  "u",
+);
 
 function appendText(parent, text) {
   let plain = "";
@@ -57,7 +63,11 @@ function visiblePart(text) {
 }
 
 function appendPart(parent, text, from, to, [start, end]) {
-  for (const [a, b, className] of [[from, Math.min(to, start), "edge"], [Math.max(from, start), Math.min(to, end), ""], [Math.max(from, end), to, "edge"]]) {
+  for (const [a, b, className] of [
+    [from, Math.min(to, start), "edge"],
+    [Math.max(from, start), Math.min(to, end), ""],
+    [Math.max(from, end), to, "edge"],
+  ]) {
     if (a >= b) continue;
     if (className) parent.append(make("span", { className, textContent: text.slice(a, b) }));
     else appendText(parent, text.slice(a, b));
@@ -153,7 +163,7 @@ const planeY = (value) => PLANE.bottom - (PLANE.bottom - PLANE.top) * Math.sqrt(
 
 function showPlane() {
   const plane = byId("plane");
-  views.region = plane.appendChild(makeSvg("rect", { class: "region" }));
+  lines.region = plane.appendChild(makeSvg("rect", { class: "region" }));
   for (const tick of [0, 0.25, 0.5, 0.75, 1]) {
     const x = planeX(tick);
     plane.append(
@@ -168,8 +178,8 @@ function showPlane() {
       makeSvg("text", { x: PLANE.left - 7, y: y + 4, "text-anchor": "end" }, short(tick * strongest)),
     );
   }
-  views.betaLine = plane.appendChild(makeSvg("line", { class: "bound", y1: PLANE.top, y2: PLANE.bottom }));
-  views.tauLine = plane.appendChild(makeSvg("line", { class: "bound", x1: PLANE.left, x2: PLANE.right }));
+  lines.beta = plane.appendChild(makeSvg("line", { class: "bound", y1: PLANE.top, y2: PLANE.bottom }));
+  lines.tau = plane.appendChild(makeSvg("line", { class: "bound", x1: PLANE.left, x2: PLANE.right }));
   plane.append(
     makeSvg("text", { x: PLANE.right, y: PLANE.bottom + 32, "text-anchor": "end" }, "direction consistency →"),
     makeSvg("text", { x: PLANE.left, y: PLANE.bottom + 32 }, "↑ strength, on a square-root scale; area: tokens"),
@@ -291,9 +301,9 @@ function showSelection() {
   const cut = Math.min(strongest, ...strength.filter((_, index) => strong[index]));
   const [x, y] = [planeX(state.beta), planeY(cut)];
   for (const [element, attributes] of [
-    [views.region, { x: PLANE.left, y: PLANE.top, width: x - PLANE.left, height: Math.max(0, y - PLANE.top) }],
-    [views.betaLine, { x1: x, x2: x }],
-    [views.tauLine, { y1: y, y2: y }],
+    [lines.region, { x: PLANE.left, y: PLANE.top, width: x - PLANE.left, height: Math.max(0, y - PLANE.top) }],
+    [lines.beta, { x1: x, x2: x }],
+    [lines.tau, { y1: y, y2: y }],
   ]) {
     for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   }
@@ -326,8 +336,8 @@ function activate(index, goTo) {
 
 // Token elements are made the first time that they are asked for
 function showTokens(shown) {
-  if (shown && !views.tokens) {
-    views.tokens = true;
+  if (shown && !tokensMade) {
+    tokensMade = true;
     const sizes = segments.flatMap((segment) => segment.token_values.map(Math.abs)).sort((a, b) => a - b);
     const scale = sizes[Math.floor(0.995 * (sizes.length - 1))] || 1;
     segments.forEach((segment, index) => {
@@ -391,7 +401,8 @@ function connectControls() {
   byId("segments").addEventListener("pointerover", (event) => {
     const token = event.target.closest(".token");
     const shown = token && document.body.classList.contains("show-tokens");
-    byId("reading").textContent = shown ? `${JSON.stringify(token.textContent)}  ${short(Number(token.dataset.value))} nats` : "";
+    const value = shown && short(Number(token.dataset.value));
+    byId("reading").textContent = shown ? `${JSON.stringify(token.textContent)}  ${value} nats` : "";
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, summary")) return;
