@@ -202,7 +202,7 @@ def _draw_position(axes, statistics, theme):
     _stack(axes, POSITION_EDGES, counts, theme)
     share = statistics.strength_by_position / max(statistics.strength_by_position.sum(), 1e-300)
     middle = (POSITION_EDGES[:-1] + POSITION_EDGES[1:]) / 2
-    axes.plot(middle, share / max(share.max(), 1e-300), color=theme.accent, lw=1.5, label="strength")
+    axes.plot(middle, share / max(share.max(), 1e-300), color=theme.accent, lw=1.5, label="strength (scaled)")
     axes.set(xlabel="position in the trace", ylabel="share of the segments there", xlim=(0, 1), ylim=(0, 1.02))
 
 
