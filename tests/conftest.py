@@ -7,6 +7,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import hypothesis
 import pytest
+from browser import start_browser
 from helpers import make_rows, tiny_model, tiny_tokenizer
 
 
@@ -27,3 +28,10 @@ def model(tokenizer):
 @pytest.fixture
 def rows():
     return make_rows(6)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    browser = start_browser()
+    yield browser
+    browser.quit()

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from trl_segment import SelectionConfig, build_trace
 from trl_segment.attribution.store import StoredAttribution
-from trl_segment.report.terminal import printable, render_trace
+from trl_segment.report.terminal import render_trace
+from trl_segment.report.text import printable
 
 
 def show(trace, row, **options):

@@ -208,5 +208,6 @@ def test_the_demo_runs_from_start_to_trained_model(tmp_path, capfd):
     assert "48 traces: 48 attributed" in shown
     assert re.search(r"kept \d+ of \d+ segments", shown)
     assert (tmp_path / "model" / "model.safetensors").exists()
+    assert '"token_values"' in (tmp_path / "trace.html").read_text(encoding="utf-8")
     with pytest.raises(SystemExit, match="clone the repository"):
         cli.main(["demo", "--world", str(tmp_path)])

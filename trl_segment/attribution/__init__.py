@@ -10,6 +10,7 @@ from .recursive import RecursiveAttribution
 from .runner import AttributionSummary, attribute_traces, attribution_settings
 from .scorers import SCORERS, SegmentScorer
 from .store import AttributionStore, StoredAttribution
+from .tokens import attribute_tokens
 
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "RecursiveAttribution",
     "SegmentScorer",
     "StoredAttribution",
+    "attribute_tokens",
     "attribute_traces",
     "attribution_settings",
     "estimate_cost",

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..progress import progress_bar, show_rate
 from ..selection import SelectionConfig
 from ..traces import AttributedSequence, Trace, TraceConfig, attributed_sequence
 from .config import AttributionConfig
@@ -190,7 +190,7 @@ def attribute_traces(
     config: AttributionConfig,
     store: AttributionStore,
     total: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> AttributionSummary:
     """
     Attribute traces that the store does not hold yet.
@@ -211,8 +211,8 @@ def attribute_traces(
             Opened with [`attribution_settings`] of the same three. Written as the run goes.
         total (`int`, *optional*):
             Number of traces, for the progress bar.
-        progress (`bool`, *optional*, defaults to `True`):
-            Whether to show one.
+        progress (`bool`, *optional*):
+            Whether to show one. By default on a terminal.
 
     Returns:
         [`AttributionSummary`]: What was done, and what was skipped and why. Skipped traces are logged by name.
@@ -223,7 +223,7 @@ def attribute_traces(
     summary = AttributionSummary()
     seen = set()
     tokens, began = 0, time.perf_counter()
-    bar = tqdm(itertools.chain(first, traces), total=total, desc="Attributing", unit="trace", disable=not progress)
+    bar = progress_bar(itertools.chain(first, traces), "Attributing", total=total, shown=progress)
     try:
         for name, trace in bar:
             summary.traces += 1
@@ -237,8 +237,7 @@ def attribute_traces(
                 summary.attributed += row.problem is None
                 summary.evaluations += row.evaluations
                 tokens += row.sequence_tokens * row.evaluations
-                rate = tokens / max(bar.format_dict["elapsed"], 1e-9)
-                bar.set_postfix_str(f"{rate:,.0f} tokens/s, {row.evaluations} evaluations")
+                show_rate(bar, tokens, summary.evaluations, summary.attributed)
             seen.add(trace.key)
             if row.problem is not None:
                 summary.skipped.setdefault(row.problem, []).append(name)

@@ -14,6 +14,7 @@ from ..attribution.store import exclusive_run
 from ..selection import SelectionConfig
 from ..traces import build_trace, row_name
 from .data import load_train_split
+from .dry_run import plan_attribute
 
 
 @dataclass
@@ -28,6 +29,10 @@ class AttributeArguments(SelectionConfig, AttributionConfig):
         shard (`str`, *optional*):
             `"3/16"` attributes the third of sixteen parts of the dataset, for independent jobs without a common
             launcher. They may share a store, or each have one, for `trl-segment merge`.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether to print what would be done and a cost estimate, and stop. No weight is loaded.
+        progress (`bool`, *optional*):
+            Whether to show a progress bar. Defaults to `True` on a terminal.
         dataset_text_field (`str`, *optional*, defaults to `"text"`):
             Column of the language-modeling format.
         chat_template_path (`str`, *optional*):
@@ -45,6 +50,10 @@ class AttributeArguments(SelectionConfig, AttributionConfig):
             "help": "'3/16' attributes the third of sixteen parts of the dataset. Independent jobs may share a store, "
             "or each have one, for `trl-segment merge`."
         },
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Print what would be done and a cost estimate, and stop."})
+    progress: bool | None = field(
+        default=None, metadata={"help": "Whether to show a progress bar. Default: on a terminal."}
     )
     dataset_text_field: str = field(default="text", metadata={"help": "Column of the language-modeling format."})
     chat_template_path: str | None = field(
@@ -79,6 +88,9 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("--model_name_or_path is required: the model whose answer is attributed")
     # Started by `accelerate launch` or `torchrun`, every process takes its share of the traces
     state = process_state()
+    if args.dry_run:
+        plan_attribute(script_args, args, model_args, state)
+        return
     with exclusive_run(args.attributions, args.share) if state.is_main_process else contextlib.nullcontext():
         _run(parser, script_args, args, model_args, state)
 
@@ -116,7 +128,8 @@ def _run(parser, script_args, args, model_args, state) -> None:
         mine = share_of_rows(range(shard - 1, len(dataset), shards), lambda index: read(dataset[index]), store)
         total, rows = len(mine), ((index, dataset[index]) for index in mine)
     traces = ((row_name(row, index), read(row)) for index, row in rows)
-    summary = attribute_traces(traces, model, tokenizer, args, store, total, progress=state.is_local_main_process)
+    progress = args.progress if state.is_main_process else False
+    summary = attribute_traces(traces, model, tokenizer, args, store, total, progress)
     skipped = sum(map(len, summary.skipped.values()))
     share = "" if state.num_processes == 1 else f"Process {state.process_index + 1} of {state.num_processes}: "
     print(

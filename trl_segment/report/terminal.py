@@ -1,7 +1,5 @@
 """One trace in the terminal."""
 
-import unicodedata
-
 import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
@@ -10,34 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..attribution.store import StoredAttribution
-from ..selection import (
-    SelectionConfig,
-    attribution_strength,
-    direction_consistency,
-    select_segments,
-    strongest_prefix,
-)
+from ..selection import SelectionConfig, attribution_strength, direction_consistency, select_segments
 from ..traces import Trace
-
-
-def printable(text: str) -> str:
-    r"""
-    Text that a terminal can only print: no escape sequence of a trace moves the cursor or recolours the screen.
-
-    Args:
-        text (`str`):
-            Text from anywhere.
-
-    Returns:
-        `str`: The text with control and direction characters written out (`\x1b`), but for newlines and tabs.
-    """
-
-    def shown(character):
-        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co"):
-            return character
-        return character.encode("unicode_escape").decode()
-
-    return "".join(map(shown, text.replace("\r\n", "\n")))
+from .text import printable
+from .verdicts import segment_verdicts
 
 
 def render_trace(name: str, trace: Trace, row: StoredAttribution, config: SelectionConfig) -> RenderableType:
@@ -62,7 +36,7 @@ def render_trace(name: str, trace: Trace, row: StoredAttribution, config: Select
         return Text(f"{printable(name)} is trained in full: {printable(problem)}")
     strength = attribution_strength(row.sum_abs, row.num_tokens)
     consistency = direction_consistency(row.sum_signed, row.sum_abs)
-    strong = strongest_prefix(strength, config.tau)
+    verdicts = segment_verdicts(row.num_tokens, row.sum_abs, row.sum_signed, config)
     kept = select_segments(row.num_tokens, row.sum_abs, row.sum_signed, config)
     share = strength / max(strength.sum(), np.finfo(float).tiny)
 
@@ -81,7 +55,7 @@ def render_trace(name: str, trace: Trace, row: StoredAttribution, config: Select
             f"{share[i]:.1%}",
             f"{consistency[i]:.2f}",
             f"{row.sum_signed[i]:+.4g}",
-            _verdict(i, len(texts), kept[i], strong[i], config),
+            verdicts[i],
             escape(printable(" ".join(text.split())[:60])),
             style=None if kept[i] else "dim",
         )
@@ -102,11 +76,3 @@ def render_trace(name: str, trace: Trace, row: StoredAttribution, config: Select
         body.append(f"[{i + 1}]", style="dim" if not kept[i] else "bold cyan")
         body.append(printable(text), style=style)
     return Group(header, table, body)
-
-
-def _verdict(index, count, kept, strong, config) -> str:
-    if not kept:
-        return "dropped, weak" if not strong else "dropped, one-sided"
-    if index < config.keep_first or index >= count - config.keep_last:
-        return "kept, always"
-    return "kept"

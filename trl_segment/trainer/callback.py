@@ -130,7 +130,13 @@ class SegmentAttributionCallback(TrainerCallback):
         adapter_off = contextlib.nullcontext() if adapter or not is_peft_model(model) else model.disable_adapter()
         with adapter_off:
             summary = attribute_traces(
-                traces, model, tokenizer, args, store, total=len(mine), progress=accelerator.is_local_main_process
+                traces,
+                model,
+                tokenizer,
+                args,
+                store,
+                total=len(mine),
+                progress=None if accelerator.is_main_process else False,
             )
         balance = describe_balance(summary)
         if balance and accelerator.is_main_process:

@@ -1,0 +1,218 @@
+"""A dataset's selection as a page with figures."""
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .figures import DARK, GROUP_LABELS, LIGHT, curve_quantiles, draw_figures
+from .page import json_ready, render_page
+from .statistics import CURVE_GRID, GAP_EDGES, GROUPS, REPETITION_EDGES, DatasetStatistics
+
+
+_MOST_NAMES = 12
+_MOST_ROWS = 20
+_EXAMPLE_CHARACTERS = 900
+
+_FIGURES = {
+    "cumulative_attribution": "Where the attribution is",
+    "position": "Kept by position",
+    "strength": "Strength",
+    "consistency": "Consistency",
+    "consistency_by_length": "Consistency and length",
+    "length": "Length",
+    "openers": "Kept by opening word",
+    "roles": "Kept by known role",
+    "repetition": "Repetition",
+    "completeness": "Completeness",
+    "evaluations": "Gradient evaluations",
+}
+
+
+def write_report(
+    statistics: DatasetStatistics, folder: str | os.PathLike, title: str, settings: Mapping[str, Any] | None = None
+) -> Path:
+    """
+    Write a page, its figures as files of their own, and all numbers.
+
+    Args:
+        statistics ([`~trl_segment.report.statistics.DatasetStatistics`]):
+            The numbers.
+        folder (`str` or `os.PathLike`):
+            Folder for `index.html` (which holds the figures too and needs no other file), `figures/*.svg`,
+            `figures/*.png` and `statistics.json`.
+        title (`str`):
+            What the report is about.
+        settings (`Mapping`, *optional*):
+            What made the scores.
+
+    Returns:
+        `Path`: The page.
+    """
+    folder = Path(folder)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    figures = []
+    if statistics.traces:
+        light, dark = (draw_figures(statistics, theme, "svg") for theme in (LIGHT, DARK))
+        pictures = draw_figures(statistics, LIGHT, "png")
+        for name in (name for name in _FIGURES if name in light):
+            (folder / "figures" / f"{name}.svg").write_bytes(light[name])
+            (folder / "figures" / f"{name}.png").write_bytes(pictures[name])
+            finding = describe_figure(name, statistics)
+            figures.append((_FIGURES[name], finding, _data_uri(light[name]), _data_uri(dark[name])))
+    (folder / "statistics.json").write_text(json.dumps(json_ready(statistics.to_dict()), indent=1), encoding="utf-8")
+    page = render_page(
+        "dataset.html.jinja",
+        ("common.css", "dataset.css"),
+        (),
+        title=title,
+        statistics=statistics,
+        facts=_facts(statistics),
+        figures=figures,
+        group_labels=GROUP_LABELS,
+        tables=_tables(statistics),
+        skipped=[(reason, len(names), _names(names)) for reason, names in statistics.skipped.items()],
+        missing=_names(statistics.missing),
+        examples=_examples(statistics),
+        settings={key: str(value) for key, value in (settings or {}).items() if value not in (None, {})},
+    )
+    (folder / "index.html").write_text(page, encoding="utf-8", newline="\n")
+    return folder / "index.html"
+
+
+def describe_figure(name: str, statistics: DatasetStatistics) -> str:
+    """
+    What a figure shows, in a sentence or two with its numbers.
+
+    Args:
+        name (`str`):
+            Name of the figure.
+        statistics ([`~trl_segment.report.statistics.DatasetStatistics`]):
+            The numbers.
+
+    Returns:
+        `str`: The sentences.
+    """
+    config = statistics.thresholds
+    share = dict(zip(GROUPS, statistics.segments / max(statistics.segments.sum(), 1), strict=True))
+    if name == "cumulative_attribution":
+        half = _quantile(statistics.share_for_80, CURVE_GRID)
+        (middle,) = curve_quantiles(statistics, (0.5,))
+        return (
+            f"Half of the traces have 80 % of their strength in at most {half:.0%} of their segments; the paper finds "
+            f"30 to 40 %. In the median trace the strongest third holds {middle[33]:.0%}."
+        )
+    if name == "strength":
+        return (
+            f"{share['weak']:.1%} of the segments are dropped because the stronger ones of their trace reach tau "
+            f"{config.tau:g} without them."
+        )
+    if name == "consistency":
+        dropped = share["one-sided"]
+        among = dropped / max(dropped + share["kept"], 1e-9)
+        return (
+            f"{dropped:.1%} of the segments, {among:.1%} of those strong enough or at an end, are dropped for a "
+            f"consistency above beta {config.beta:g}."
+        )
+    if name == "consistency_by_length":
+        return (
+            "Random signs give less consistency the longer a segment is, so one beta does not treat short and long "
+            "segments alike. Segments on the dotted line have no direction at all."
+        )
+    if name == "position":
+        kept = statistics.position[0] / np.maximum(statistics.position.sum(axis=0), 1)
+        return (
+            f"Kept in the first, middle and last twentieth of a trace: {kept[0]:.0%}, {kept[len(kept) // 2]:.0%}, "
+            f"{kept[-1]:.0%}. {statistics.forced:,} segments are kept because they stand at an end."
+        )
+    if name == "length":
+        mean = statistics.tokens / np.maximum(statistics.segments, 1)
+        return f"Mean tokens: {_by_group(mean, '.0f')}."
+    if name == "openers":
+        return "How much is kept of the segments that open with a word; in brackets how many there are."
+    if name == "roles":
+        return "How much is kept of the segments whose role is known; in brackets how many there are."
+    if name == "repetition":
+        high = statistics.repetition[:, REPETITION_EDGES[:-1] >= 0.5 - 1e-9].sum(axis=1)
+        repeated = high / np.maximum(statistics.repetition.sum(axis=1), 1)
+        return f"At least half of the text stood before, in question or trace: {_by_group(repeated, '.0%')}."
+    if name == "completeness":
+        over = statistics.gaps[GAP_EDGES[:-1] >= -2 - 1e-9].sum()
+        return (
+            f"The attributions of {over:,} of {statistics.gaps.sum():,} traces miss F(input) - F(baseline) by 1 % or "
+            f"more{': their quadrature is too coarse' if over else ''}."
+        )
+    spent = np.array(list(statistics.evaluations.elements()))
+    reasons = ", ".join(f"{count:,} by {reason}" for reason, count in statistics.stopped_by.most_common())
+    return f"{spent.mean():.1f} per trace, {spent.sum():,} in all. Stopped: {reasons}."
+
+
+def _by_group(values, number_format):
+    named = zip(values, GROUP_LABELS, strict=True)
+    return ", ".join(f"{value:{number_format}} {label.replace(', ', ' as ')}" for value, label in named)
+
+
+def _facts(statistics):
+    kept, dropped = statistics.segments[0], statistics.segments[1:].sum()
+    tokens = statistics.tokens
+    return [
+        (f"{statistics.traces:,}", "traces attributed"),
+        (f"{kept:,}", f"of {kept + dropped:,} segments trained ({kept / max(kept + dropped, 1):.1%})"),
+        (f"{tokens[0] / max(tokens.sum(), 1):.1%}", f"of {tokens.sum():,} reasoning tokens trained"),
+        (f"{statistics.negative:,}", "kept segments lower the answer's log-probability"),
+        (f"{sum(map(len, statistics.skipped.values())):,}", "traces trained in full"),
+    ]
+
+
+def _tables(statistics):
+    """Titles, what the first column names, rows (name, segments, share of each group), how many are left out."""
+    tables = []
+    for title, heading, groups in (
+        ("By opening word", "opens with", statistics.openers),
+        ("By known role", "role", statistics.roles),
+    ):
+        if groups:
+            ordered = sorted(groups.items(), key=lambda item: (-item[1].sum(), item[0]))
+            rows = [
+                (name, [f"{count.sum():,}", *(f"{share:.1%}" for share in count / count.sum())])
+                for name, count in ordered[:_MOST_ROWS]
+            ]
+            tables.append((title, heading, rows, len(ordered) - len(rows)))
+    return tables
+
+
+def _examples(statistics):
+    titles = {
+        "kept": "Kept, the strongest for their trace",
+        "weak": "Dropped as weak, the most text for the least strength",
+        "one-sided": "Dropped as one-sided, the strongest for their trace",
+    }
+    return [
+        (titles[group], group, [(example, _shortened(example.text)) for example in statistics.examples[group]])
+        for group in GROUPS
+        if statistics.examples[group]
+    ]
+
+
+def _shortened(text):
+    text = text.strip()
+    return text if len(text) <= _EXAMPLE_CHARACTERS else f"{text[:_EXAMPLE_CHARACTERS].rstrip()} …"
+
+
+def _names(names):
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _quantile(counts, edges):
+    """Upper edge of the bin in which half of the counts lie below."""
+    cumulative = np.cumsum(counts)
+    return edges[1 + np.searchsorted(cumulative, cumulative[-1] / 2)]
+
+
+def _data_uri(svg):
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

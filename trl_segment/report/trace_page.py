@@ -1,0 +1,124 @@
+"""One trace as a page for the browser."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from ..attribution.store import StoredAttribution
+from ..selection import SelectionConfig
+from ..traces import Trace
+from .page import json_ready, render_page
+
+
+# The fields of `SelectionConfig` that decide which segments a trace keeps by its scores: the page re-selects with them
+PAGE_THRESHOLDS = ("tau", "beta", "keep_first", "keep_last", "min_tokens_to_mask")
+
+
+def render_trace_page(
+    name: str,
+    trace: Trace,
+    row: StoredAttribution,
+    config: SelectionConfig,
+    settings: Mapping[str, Any] | None = None,
+    token_attributions: tuple[np.ndarray, np.ndarray] | None = None,
+    roles: Sequence[str] | None = None,
+) -> str:
+    """
+    The page of `trl-segment inspect --html`: text, segments, scores, and the selection, which the reader can change.
+
+    Args:
+        name (`str`):
+            Name of the trace.
+        trace ([`~trl_segment.Trace`]):
+            The trace.
+        row ([`~trl_segment.attribution.StoredAttribution`]):
+            Its stored attributions.
+        config ([`~trl_segment.SelectionConfig`]):
+            Thresholds that the page opens with.
+        settings (`Mapping`, *optional*):
+            What made the scores, shown at the foot.
+        token_attributions (`tuple[np.ndarray, np.ndarray]`, *optional*):
+            First character of each token in `trace.completion` and its signed attribution in nats, both of shape
+            (tokens,), as [`~trl_segment.attribution.attribute_tokens`] returns them. Without them tokens cannot be
+            shaded.
+        roles (`Sequence[str]`, *optional*):
+            Known role of each segment, where a dataset has them. Ignored if there are not as many as segments.
+
+    Returns:
+        `str`: An HTML document that needs no other file and no network.
+    """
+    problem = trace.problem or row.problem
+    segments = [{"text": text} for text in trace.segment_texts]
+    if problem is None:
+        for segment, num_tokens, sum_abs, sum_signed in zip(
+            segments, row.num_tokens, row.sum_abs, row.sum_signed, strict=True
+        ):
+            segment.update(num_tokens=num_tokens, sum_abs=sum_abs, sum_signed=sum_signed)
+        if roles is not None and len(roles) == len(segments):
+            for segment, role in zip(segments, roles, strict=True):
+                segment["role"] = str(role)
+        if token_attributions is not None:
+            _add_tokens(segments, trace, *token_attributions)
+    start, end = trace.reasoning
+    prompt = trace.prompt if isinstance(trace.prompt, list) else [{"role": "prompt", "content": trace.prompt}]
+    data = {
+        "name": name,
+        "answer": trace.answer,
+        "problem": problem,
+        "prompt": [{"role": str(turn.get("role", "")), "text": _content(turn.get("content"))} for turn in prompt],
+        "before": trace.completion[:start],
+        "response": trace.completion[end:],
+        # Without segments there is still a text to show
+        "unsegmented": "" if segments else trace.completion[start:end],
+        "segments": segments,
+        "thresholds": {name: getattr(config, name) for name in PAGE_THRESHOLDS},
+        "scores": {
+            field.name: getattr(row, field.name)
+            for field in fields(row)
+            if field.name not in ("key", "name", "problem", "num_tokens", "sum_abs", "sum_signed")
+        },
+        "settings": {key: value for key, value in (settings or {}).items() if value not in (None, {})},
+    }
+    return render_page(
+        "trace.html.jinja", ("common.css", "trace.css"), ("selection.js", "trace.js"), name=name, data=json_ready(data)
+    )
+
+
+def _add_tokens(segments, trace, starts, values):
+    """
+    Per segment: the lengths of its tokens (in UTF-16 units, which JavaScript counts in) and their attributions. A
+    segment that starts inside a token begins with that token's rest. Text that no token stands for counts 0.
+    """
+    starts, values = np.asarray(starts), np.asarray(values)
+    for segment, (start, end) in zip(segments, trace.segments, strict=True):
+        first, last = np.searchsorted(starts, (start, end))
+        cuts, pieces = [], []
+        if first == len(starts) or starts[first] > start:
+            if first > 0:
+                first -= 1
+            else:
+                cuts, pieces = [start], [0.0]
+        # Tokens that share a character (byte fallback) share a piece
+        for position, value in zip(np.maximum(starts[first:last], start).tolist(), values[first:last], strict=True):
+            if cuts and cuts[-1] == position:
+                pieces[-1] += float(value)
+            else:
+                cuts.append(position)
+                pieces.append(float(value))
+        bounds = [*cuts, end]
+        segment["token_lengths"] = [
+            len(trace.completion[a:b].encode("utf-16-le", "surrogatepass")) // 2 for a, b in itertools.pairwise(bounds)
+        ]
+        segment["token_values"] = pieces
+
+
+def _content(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else [content]
+    return "".join(
+        part.get("text") or f"[{part.get('type')}]" if isinstance(part, dict) else str(part) for part in parts
+    )
