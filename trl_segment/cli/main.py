@@ -8,6 +8,7 @@ _COMMANDS = {
     "attribute": "Attribute traces and store the scores",
     "sft": "Fine-tune on the selected segments",
     "evaluate": "Accuracy and output length of models on problem sets",
+    "generate": "Sample solutions, keep the shortest correct one of each problem",
     "inspect": "Show one trace: its segments, their scores, kept or dropped",
     "demo": "Run all of it on a small model and the traces of a toy world",
 }
