@@ -105,8 +105,9 @@ def main(argv: list[str] | None = None) -> None:
     os.replace(temporary, dataset)
     print(
         f"{len(problems)} problems, {int(graded.correct.sum())} of {total} outputs correct, "
-        f"{int(graded.cut_off.sum())} cut off. {len(chosen)} traces of {len(problems) - len(without)} problems in {dataset}."
+        f"{int(graded.cut_off.sum())} cut off."
     )
+    print(f"{len(chosen)} traces of {len(problems) - len(without)} problems in {dataset}.")
     if without:
         named = ", ".join(without[:10]) + (", ..." if len(without) > 10 else "")
         print(f"{len(without)} problems have no correct solution and are left out: {named}")
