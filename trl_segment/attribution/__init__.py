@@ -3,7 +3,9 @@
 from .config import AttributionConfig
 from .hub import fetch_store, open_store, push_store
 from .integrated_gradients import BASELINES, PATHS, Attribution, IntegratedGradients
+from .marginal import BackwardSweep
 from .quadrature import RULES
+from .recursive import RecursiveAttribution
 from .runner import AttributionSummary, attribute_traces, attribution_settings
 from .scorers import SCORERS, SegmentScorer
 from .store import AttributionStore, StoredAttribution
@@ -18,7 +20,9 @@ __all__ = [
     "AttributionConfig",
     "AttributionStore",
     "AttributionSummary",
+    "BackwardSweep",
     "IntegratedGradients",
+    "RecursiveAttribution",
     "SegmentScorer",
     "StoredAttribution",
     "attribute_traces",

@@ -10,6 +10,7 @@ _COMMANDS = {
     "evaluate": "Accuracy and output length of models on problem sets",
     "generate": "Sample solutions, keep the shortest correct one of each problem",
     "inspect": "Show one trace: its segments, their scores, kept or dropped",
+    "quality": "Compare the selection with known roles of segments",
     "demo": "Run all of it on a small model and the traces of a toy world",
 }
 
