@@ -11,6 +11,7 @@ _COMMANDS = {
     "generate": "Sample solutions, keep the shortest correct one of each problem",
     "inspect": "Show one trace: its segments, their scores, kept or dropped",
     "quality": "Compare the selection with known roles of segments",
+    "tune": "Sweep the thresholds over stored scores, compare stores",
     "demo": "Run all of it on a small model and the traces of a toy world",
 }
 
