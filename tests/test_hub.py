@@ -174,6 +174,10 @@ def test_nothing_to_push_and_nothing_to_open_end_in_clear_errors(tmp_path):
     AttributionStore(tmp_path / "empty", SETTINGS)
     with pytest.raises(ValueError, match="holds no trace"):
         push_store(tmp_path / "empty", "user/store")
+    running = AttributionStore(tmp_path / "running", SETTINGS)
+    running.add(StoredAttribution("key", "name", "no reasoning"))
+    with pytest.raises(RuntimeError, match="A run is still adding to the attribution store"):
+        push_store(tmp_path / "running", "user/store")
     with pytest.raises(FileNotFoundError, match="no attribution store at 'user/absent'"):
         open_store("user/absent")  # the suite is offline
     with pytest.raises(FileNotFoundError, match="no attribution store"):
@@ -297,7 +301,7 @@ def test_adapter_and_store_are_pushed_and_loaded_back(tmp_path):
     assert result["url"].startswith(f"{hub.endpoint}/datasets/user/attributions/commit/")
     assert result["replaced"] == 1
     stored = hub.repos["datasets/user/attributions"]
-    assert len([name for name in stored if name.endswith(".parquet")]) == 1
+    assert len([name for name in stored if name.endswith(".arrow")]) == 1
     assert "settings.json" in stored
     # What the Hub shows as a table, and `datasets` loads, are the rows and not the settings
     assert result["table"] == 1

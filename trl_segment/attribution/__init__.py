@@ -1,6 +1,7 @@
 """Integrated Gradients of the answer over the trace: quadrature, engine, runner, store. No trl."""
 
 from .config import AttributionConfig
+from .cost import CostEstimate, estimate_cost
 from .hub import fetch_store, open_store, push_store
 from .integrated_gradients import BASELINES, PATHS, Attribution, IntegratedGradients
 from .marginal import BackwardSweep
@@ -21,12 +22,14 @@ __all__ = [
     "AttributionStore",
     "AttributionSummary",
     "BackwardSweep",
+    "CostEstimate",
     "IntegratedGradients",
     "RecursiveAttribution",
     "SegmentScorer",
     "StoredAttribution",
     "attribute_traces",
     "attribution_settings",
+    "estimate_cost",
     "fetch_store",
     "open_store",
     "push_store",

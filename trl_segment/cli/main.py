@@ -6,6 +6,7 @@ import sys
 
 _COMMANDS = {
     "attribute": "Attribute traces and store the scores",
+    "merge": "Bring the stores of independent jobs together",
     "sft": "Fine-tune on the selected segments",
     "evaluate": "Accuracy and output length of models on problem sets",
     "generate": "Sample solutions, keep the shortest correct one of each problem",
