@@ -144,3 +144,23 @@ def test_bad_decoding_options(options, message):
 def test_an_empty_prompt_is_named(tokenizer):
     with pytest.raises(ValueError, match="The prompt of 'p7' has no tokens"):
         list(generate_outputs(tiny_model(tokenizer), [Request("p7", 0, [])], {1}, DecodingConfig()))
+
+
+def test_out_of_memory_halves_the_batch(model, tokenizer, monkeypatch):
+    ends = many_ends(tokenizer)
+    requests = requests_for(tokenizer, [9, 30, 30, 4, 17, 22])
+    config = DecodingConfig(max_new_tokens=40, temperature=0.8)
+    expected = {o.id: o for o in generate_outputs(model, requests, ends, config, 1)}
+    forward, sizes = type(model).forward, []
+
+    def forward_with_little_memory(self, input_ids=None, **kwargs):
+        sizes.append(len(input_ids))
+        # Also in the middle of a batch, when some of it has ended
+        if len(input_ids) > 4 or (len(input_ids) == 2 and kwargs["position_ids"].max() > 55):
+            raise torch.OutOfMemoryError("no memory")
+        return forward(self, input_ids, **kwargs)
+
+    monkeypatch.setattr(type(model), "forward", forward_with_little_memory)
+    outputs = list(generate_outputs(model, requests, ends, config, 6))
+    assert {o.id: o for o in outputs} == expected and len(outputs) == 6
+    assert sizes[0] == 6 and max(sizes[1:]) <= 3

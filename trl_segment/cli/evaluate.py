@@ -1,5 +1,6 @@
 """`trl-segment evaluate`: accuracy and output length of models, with intervals and paired differences."""
 
+import dataclasses
 import json
 import sys
 import time
@@ -17,23 +18,11 @@ from .data import load_splits
 
 
 @dataclass
-class EvaluateArguments:
+class DecodingArguments:
     r"""
-    Arguments of `trl-segment evaluate`.
+    Arguments of the commands that let a model solve problems.
 
     Parameters:
-        models (`list[str]`, *optional*):
-            Models or PEFT adapters, Hub names or folders, each optionally as `LABEL=PATH`. Differences are taken
-            between each pair, later minus earlier.
-        problems (`list[str]`, *optional*):
-            Problem sets: files or Hub names, with `question` (or `problem`) and an answer column.
-        outputs (`list[str]`, *optional*):
-            Files with outputs made elsewhere (rows with `question`, `solution`, `answer`), to be graded without
-            loading a model. Each file counts as a model.
-        output_dir (`str`, *optional*, defaults to `"evaluation"`):
-            Folder for the outputs. What it holds already is not made again.
-        json (`str`, *optional*):
-            File for every figure, and a verdict per output.
         samples (`int`, *optional*, defaults to `1`):
             Outputs per problem.
         temperature (`float`, *optional*, defaults to `0.0`):
@@ -66,17 +55,6 @@ class EvaluateArguments:
             Whether code from the Hub may run.
     """
 
-    models: list[str] | None = field(
-        default=None, metadata={"help": "Models or PEFT adapters: Hub names or folders, or LABEL=PATH."}
-    )
-    problems: list[str] | None = field(
-        default=None, metadata={"help": "Problem sets: files or Hub names with `question` and an answer column."}
-    )
-    outputs: list[str] | None = field(
-        default=None, metadata={"help": "Files with outputs made elsewhere (question, solution, answer) to grade."}
-    )
-    output_dir: str = field(default="evaluation", metadata={"help": "Folder for the outputs; a killed run goes on."})
-    json: str | None = field(default=None, metadata={"help": "File for every figure and a verdict per output."})
     samples: int = field(default=1, metadata={"help": "Outputs per problem."})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy decoding; the paper samples at 0.6."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling, in (0, 1]."})
@@ -100,6 +78,39 @@ class EvaluateArguments:
     dtype: str = field(default="auto", metadata={"help": "Precision to load the models in."})
     attn_implementation: str | None = field(default=None, metadata={"help": "Attention kernel."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Whether code from the Hub may run."})
+
+
+@dataclass
+class EvaluateArguments(DecodingArguments):
+    r"""
+    Arguments of `trl-segment evaluate`. Extends [`DecodingArguments`].
+
+    Parameters:
+        models (`list[str]`, *optional*):
+            Models or PEFT adapters, Hub names or folders, each optionally as `LABEL=PATH`. Differences are taken
+            between each pair, later minus earlier.
+        problems (`list[str]`, *optional*):
+            Problem sets: files or Hub names, with `question` (or `problem`) and an answer column.
+        outputs (`list[str]`, *optional*):
+            Files with outputs made elsewhere (rows with `question`, `solution`, `answer`), to be graded without
+            loading a model. Each file counts as a model.
+        output_dir (`str`, *optional*, defaults to `"evaluation"`):
+            Folder for the outputs. What it holds already is not made again.
+        json (`str`, *optional*):
+            File for every figure, and a verdict per output.
+    """
+
+    models: list[str] | None = field(
+        default=None, metadata={"help": "Models or PEFT adapters: Hub names or folders, or LABEL=PATH."}
+    )
+    problems: list[str] | None = field(
+        default=None, metadata={"help": "Problem sets: files or Hub names with `question` and an answer column."}
+    )
+    outputs: list[str] | None = field(
+        default=None, metadata={"help": "Files with outputs made elsewhere (question, solution, answer) to grade."}
+    )
+    output_dir: str = field(default="evaluation", metadata={"help": "Folder for the outputs; a killed run goes on."})
+    json: str | None = field(default=None, metadata={"help": "File for every figure and a verdict per output."})
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -154,7 +165,8 @@ def _labels(names: list[str]) -> dict[str, str]:
     return labels
 
 
-def _load_rows(name, args):
+def load_problems(name: str, args: DecodingArguments):
+    """Rows of a problem set or of outputs."""
     splits = load_splits(ScriptArguments(dataset_name=name, dataset_train_split="only"))
     split = args.problems_split if args.problems_split in splits else "test" if "test" in splits else None
     if split is None and len(splits) > 1:
@@ -165,15 +177,15 @@ def _load_rows(name, args):
 
 def _solve(args, grader):
     from ..evaluation.generation import DecodingConfig
-    from ..evaluation.outputs import OutputFile, grade_records, read_problems, solve_problems
+    from ..evaluation.outputs import OutputFile, evaluate_outputs, read_problems, solve_problems
 
     config = TraceConfig(question_template=args.question_template, answer_column=args.answer_column)
     decoding = DecodingConfig(args.max_new_tokens, args.temperature, args.top_p, args.seed)
-    sets = {label: read_problems(_load_rows(path, args), config) for label, path in _labels(args.problems).items()}
+    sets = {label: read_problems(load_problems(path, args), config) for label, path in _labels(args.problems).items()}
     how = "greedy" if args.temperature == 0 else f"T{args.temperature:g}-p{args.top_p:g}-seed{args.seed}"
     graded, rows = {}, []
     for label, path in _labels(args.models).items():
-        model, tokenizer, decode, made_by = _engine(path, args, decoding)
+        model, tokenizer, decode, made_by = load_engine(path, args, decoding)
         settings = {**made_by, **asdict(decoding)}
         graded[label] = []
         for name, problems in sets.items():
@@ -202,21 +214,21 @@ def _solve(args, grader):
                     lambda record, bar=bar: bar.update(),
                     decode,
                 )
-            result, verdicts = grade_records(records, grader)
+            result, verdicts = evaluate_outputs(records, grader)
             graded[label].append(result)
             rows += [{"model": label, "problems": name, **row} for row in verdicts]
         del model, decode  # before the next one is loaded
     return graded, rows, list(sets)
 
 
-def _engine(path, args, decoding):
+def load_engine(path: str, args: DecodingArguments, decoding):
     """Model (or `None`), tokenizer, other engine (or `None`), and what identifies them in the settings of a file."""
     if args.backend == "vllm":
         from ..evaluation.loading import load_tokenizer
         from ..evaluation.vllm_backend import VLLMDecoder
 
         tokenizer = load_tokenizer(path, args.chat_template_path, args.trust_remote_code)
-        decoder = VLLMDecoder(path, decoding, args.dtype, args.trust_remote_code)
+        decoder = VLLMDecoder(path, decoding, args.batch_size, args.dtype, args.trust_remote_code)
         return None, tokenizer, decoder, {"backend": "vllm", "model": path, "dtype": args.dtype}
     from ..attribution.runner import weights_fingerprint
     from ..evaluation.loading import load_model_or_adapter
@@ -229,23 +241,43 @@ def _engine(path, args, decoding):
 
 
 def _grade_files(args, grader):
-    from ..evaluation.outputs import grade_records
+    from ..evaluation.outputs import evaluate_outputs
 
     config = TraceConfig(question_template=args.question_template, answer_column=args.answer_column)
     graded, rows = {}, []
     for label, path in _labels(args.outputs).items():
-        records = []
-        for index, row in enumerate(_load_rows(path, args)):
-            trace = build_trace(row, config)
-            if trace.answer is None:
-                sys.exit(f"{path}: {row_name(row, index)} has no answer in the column {args.answer_column!r}.")
-            records.append({**row, "id": row_name(row, index), "solution": trace.completion, "answer": trace.answer})
-        if not records:
+        groups: dict[str, list[dict]] = {}
+        order = []
+        for index, row in enumerate(load_problems(path, args)):
+            # Not from the row as a whole: without an answer column that would be the output's own answer
+            answer = build_trace({"prompt": "", "completion": "", **_column(row, args.answer_column)}, config).answer
+            if not answer:
+                sys.exit(
+                    f"{path}: {row_name(row, index)} has no right answer in the column {args.answer_column!r}. Name "
+                    "the column with --answer_column."
+                )
+            name = row_name(row, index)
+            record = {**row, "id": name, "solution": build_trace(row, config).completion, "answer": answer}
+            problem = name if row.get("id") is not None else row.get("question") or name
+            groups.setdefault(str(problem), []).append(record)
+            order.append((str(problem), len(groups[str(problem)]) - 1))
+        if not groups:
             sys.exit(f"{path} holds no outputs.")
-        result, verdicts = grade_records([[record] for record in records], grader)
-        graded[label] = [result]
-        rows += [{"model": label, **row} for row in verdicts]
+        if len({len(group) for group in groups.values()}) > 1:
+            print(f"{path}: problems have different numbers of outputs, so each output counts as a problem.")
+            groups = {f"{problem} #{i}": [groups[problem][i]] for problem, i in order}
+            order = [(problem, 0) for problem in groups]
+        result, verdicts = evaluate_outputs(list(groups.values()), grader)
+        graded[label] = [dataclasses.replace(result, ids=list(groups))]
+        width = len(next(iter(groups.values())))
+        place = {problem: i * width for i, problem in enumerate(groups)}
+        # In the order of the file
+        rows += [{"model": label, **verdicts[place[problem] + i]} for problem, i in order]
     return graded, rows, ["outputs"]
+
+
+def _column(row, name):
+    return {name: row[name]} if row.get(name) is not None else {}
 
 
 def _plain(difference):

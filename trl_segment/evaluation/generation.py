@@ -13,8 +13,12 @@ import numpy as np
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+from transformers.utils import logging
 
 from ..attribution.passes import slices_logits, unwrap_adapter
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,13 +141,29 @@ class _PreallocatedLayer(DynamicLayer):
         self.keys, self.values = (buffer[:rows, :, : self.length] for buffer in self.buffers)
 
 
+def plain_cache(model: PreTrainedModel) -> bool:
+    """
+    Whether all that a model remembers of a prefix are the keys and values of each of its tokens (no sliding window, no
+    recurrent state), so that its cache can be cut anywhere.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model.
+
+    Returns:
+        `bool`: Whether it is so.
+    """
+    layers = DynamicCache(config=model.config).layers
+    return len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
+
+
 def _new_cache(model: PreTrainedModel) -> tuple[Cache, bool]:
     """A cache for a batch, and whether rows can be dropped from it."""
     cache = DynamicCache(config=model.config)
-    if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
+    if plain_cache(model):
         cache.layers = [_PreallocatedLayer() for _ in cache.layers]
         return cache, True
-    # Sliding windows, linear attention, ...: the library's own cache, all rows to the end
+    # The library's own cache, all rows to the end
     return cache, False
 
 
@@ -200,7 +220,7 @@ def generate_outputs(
         config ([`DecodingConfig`]):
             Length limit, temperature, seed.
         batch_size (`int`, *optional*, defaults to `64`):
-            Outputs made at a time.
+            Outputs made at a time. Out of memory halves it and goes on.
         on_step (`Callable`, *optional*):
             Called after each step with the number of tokens it made, for a progress bar.
 
@@ -213,18 +233,31 @@ def generate_outputs(
     empty = [request.id for request in requests if len(request.prompt_ids) == 0]
     if empty:
         raise ValueError(f"The prompt of {empty[0]!r} has no tokens, so there is nothing to go on from.")
-    ordered = sorted(requests, key=lambda request: len(request.prompt_ids))
+    waiting = sorted(requests, key=lambda request: len(request.prompt_ids))
     training = model.training
     model.eval()
     try:
-        for start in range(0, len(ordered), batch_size):
-            yield from _decode_batch(model, ordered[start : start + batch_size], end_ids, config, on_step)
+        while waiting:
+            batch = waiting[:batch_size]
+            done = set()
+            try:
+                for output in _decode_batch(model, batch, end_ids, config, on_step):
+                    done.add((output.id, output.sample))
+                    yield output
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                batch_size = (len(batch) + 1) // 2
+                logger.warning(f"Out of memory: {batch_size} outputs at a time from here on.")
+            if torch.accelerator.is_available() and batch_size < len(batch):
+                torch.accelerator.empty_cache()  # here the failed batch is gone
+            waiting = [r for r in batch if (r.id, r.sample) not in done] + waiting[len(batch) :]
     finally:
         model.train(training)
 
 
 @torch.inference_mode()
-def _decode_batch(model, requests, end_ids, config, on_step) -> list[Output]:
+def _decode_batch(model, requests, end_ids, config, on_step) -> Iterator[Output]:
     device = model.get_input_embeddings().weight.device
     last = {"logits_to_keep": 1} if slices_logits(model) else {}
     ends = torch.tensor(sorted(end_ids), device=device)
@@ -242,7 +275,7 @@ def _decode_batch(model, requests, end_ids, config, on_step) -> list[Output]:
     cache, droppable = _new_cache(unwrap_adapter(model))
     rows = list(range(len(requests)))  # which request a row of the batch belongs to
     written: list[list[int]] = [[] for _ in requests]
-    finished: dict[int, Output] = {}
+    finished: set[int] = set()
     positions = torch.arange(longest, device=device)[None] - padding[:, None]
     for step in range(config.max_new_tokens):
         length = longest + step
@@ -261,6 +294,8 @@ def _decode_batch(model, requests, end_ids, config, on_step) -> list[Output]:
             tokens = logits.argmax(dim=-1)
         else:
             tokens = sample_tokens(logits, uniform[rows, step], config.temperature, config.top_p)
+        if on_step is not None:
+            on_step(len(requests) - len(finished))
         ended = torch.isin(tokens, ends).tolist()
         for row, (request, token) in enumerate(zip(rows, tokens.tolist(), strict=True)):
             if request in finished:
@@ -268,10 +303,9 @@ def _decode_batch(model, requests, end_ids, config, on_step) -> list[Output]:
             if not ended[row]:
                 written[request].append(token)
             if ended[row] or step + 1 == config.max_new_tokens:
-                done = requests[request]
-                finished[request] = Output(done.id, done.sample, written[request], not ended[row])
-        if on_step is not None:
-            on_step(sum(request not in finished or not finished[request].cut_off for request in rows))
+                finished.add(request)
+                made = requests[request]
+                yield Output(made.id, made.sample, written[request], not ended[row])
         if len(finished) == len(requests):
             break
         if droppable and any(ended):
@@ -279,7 +313,6 @@ def _decode_batch(model, requests, end_ids, config, on_step) -> list[Output]:
             tokens, padding = tokens[order], padding[order]
         ids = tokens[:, None]
         positions = (length - padding)[:, None]
-    return [finished[i] for i in range(len(requests))]
 
 
 def _drop_rows(cache, rows: list[int], ended: list[bool]) -> tuple[list[int], list[int]]:
@@ -317,13 +350,14 @@ def sample_tokens(logits: torch.Tensor, uniform: torch.Tensor, temperature: floa
     Returns:
         `torch.Tensor`: Token IDs, shape (rows,).
     """
-    # Likeliest first, so that rounding in the tail moves no common token
-    probabilities, order = (logits.double() / temperature).softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+    probabilities = (logits.double() / temperature).softmax(dim=-1)
     if top_p < 1:
-        before = probabilities.cumsum(dim=-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= top_p, 0.0)
+        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        # A token stays if those before it do not hold the share yet
+        outside = ordered.cumsum(dim=-1) - ordered >= top_p
+        probabilities = probabilities.masked_fill(outside.gather(-1, order.argsort(dim=-1)), 0.0)
     cumulative = probabilities.cumsum(dim=-1)
-    drawn = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)
-    # The product can round up to the total: stay on tokens that have a probability
-    last = (probabilities > 0).sum(dim=-1, keepdim=True) - 1
-    return order.gather(-1, torch.minimum(drawn, last))[:, 0]
+    drawn = torch.searchsorted(cumulative, (uniform * cumulative[:, -1])[:, None], right=True)[:, 0]
+    # The product can round up to the total: stay in front of where it is reached
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())[:, 0]
+    return torch.minimum(drawn, last)

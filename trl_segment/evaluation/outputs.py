@@ -1,10 +1,11 @@
 """
-Outputs of a model on problems: made in batches, kept in a JSONL file as they are made, graded from it.
+Outputs of a model on problems: kept in a JSONL file as they are made, graded from it.
 
 A line of the file is a dataset row (`id`, `question`, `solution`, `answer`) with what is known about the output
 (`sample`, `tokens`, `cut_off`), so that the file can be graded again, or attributed, like any other.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -95,14 +96,22 @@ class OutputFile:
             The JSONL file. Outputs that it holds already are not made again. A line that a killed run left half
             written is cut off.
         settings (`dict`):
-            What changes outputs: model, decoding, prompt.
+            What changes outputs: model, decoding.
+        key (`tuple[str, ...]`, *optional*):
+            Which fields tell records apart. Defaults to problem, sample and hash of the prompt.
 
     Raises:
         `ValueError`: If the file was made with other settings.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: dict[str, Any]):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        settings: dict[str, Any],
+        key: tuple[str, ...] = ("id", "sample", "prompt"),
+    ):
         self.path = Path(path)
+        self.key = key
         self.path.parent.mkdir(parents=True, exist_ok=True)
         settings = json.loads(json.dumps(settings))
         settings_file = self.path.with_suffix(".settings.json")
@@ -123,7 +132,7 @@ class OutputFile:
         os.replace(temporary, settings_file)
         self.records = self._read()
 
-    def _read(self) -> dict[tuple[str, int, str], dict]:
+    def _read(self) -> dict[tuple, dict]:
         records, whole = {}, 0
         if self.path.exists():
             with open(self.path, "rb") as file:
@@ -132,7 +141,7 @@ class OutputFile:
                         record = json.loads(line) if line.endswith(b"\n") else None
                         if record is None:
                             break
-                        records[record["id"], record["sample"], record["prompt"]] = record
+                        records[tuple(record[name] for name in self.key)] = record
                     except (ValueError, KeyError, TypeError):
                         break
                     whole += len(line)
@@ -140,20 +149,17 @@ class OutputFile:
                 os.truncate(self.path, whole)
         return records
 
-    def append(self, records: Sequence[dict]) -> None:
+    def append(self, record: dict) -> None:
         """
-        Add outputs, on disk when this returns.
+        Add an output; it outlives this process when this returns.
 
         Args:
-            records (`Sequence[dict]`):
-                Each with `id`, `sample` and `prompt` (a hash of the prompt).
+            record (`dict`):
+                With the fields of `key` among others.
         """
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-            file.flush()
-            os.fsync(file.fileno())
-        for record in records:
-            self.records[record["id"], record["sample"], record["prompt"]] = record
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self.records[tuple(record[name] for name in self.key)] = record
 
 
 def solve_problems(
@@ -183,7 +189,7 @@ def solve_problems(
         samples (`int`, *optional*, defaults to `1`):
             Outputs per problem.
         file ([`OutputFile`], *optional*):
-            Outputs are added to it batch by batch, and those it has are taken from it.
+            Outputs are added to it as they end, and those it has are not made again.
         batch_size (`int`, *optional*, defaults to `64`):
             Outputs made at a time.
         on_step, on_output (`Callable`, *optional*):
@@ -214,14 +220,17 @@ def solve_problems(
                 requests.append(Request(problem.id, sample, ids))
 
     if decode is None and requests:
-        ends = end_token_ids(model, tokenizer)
-
-        def decode(batch):
-            return generate_outputs(model, batch, ends, config, batch_size, on_step)
-
-    def record_of(output):
+        decode = functools.partial(
+            generate_outputs,
+            model,
+            end_ids=end_token_ids(model, tokenizer),
+            config=config,
+            batch_size=batch_size,
+            on_step=on_step,
+        )
+    for output in decode(requests) if requests else ():
         problem = by_id[output.id]
-        return {
+        record = {
             "id": output.id,
             "sample": output.sample,
             "question": problem.question,
@@ -231,23 +240,17 @@ def solve_problems(
             "cut_off": output.cut_off,
             "prompt": hashes[output.id],
         }
-
-    # By length here too, so that what is written together was decoded together
-    requests.sort(key=lambda request: len(request.prompt_ids))
-    for start in range(0, len(requests), batch_size):
-        made = [record_of(output) for output in decode(requests[start : start + batch_size])]
+        records[record["id"], record["sample"], record["prompt"]] = record
         if file is not None:
-            file.append(made)
-        for record in made:
-            records[record["id"], record["sample"], record["prompt"]] = record
-            if on_output is not None:
-                on_output(record)
+            file.append(record)
+        if on_output is not None:
+            on_output(record)
     return [[records[p.id, sample, hashes[p.id]] for sample in range(samples)] for p in problems]
 
 
-def grade_records(records: Sequence[Sequence[dict]], grader: Grader) -> tuple[Graded, list[dict]]:
+def evaluate_outputs(records: Sequence[Sequence[dict]], grader: Grader) -> tuple[Graded, list[dict]]:
     """
-    Grade outputs.
+    Grade the outputs of one model on one problem set.
 
     Args:
         records (`Sequence[Sequence[dict]]`):
@@ -290,3 +293,36 @@ def grade_records(records: Sequence[Sequence[dict]], grader: Grader) -> tuple[Gr
         cut_off=array("cut_off", bool),
     )
     return graded, rows
+
+
+def pick_solutions(
+    records: Sequence[Sequence[dict]], correct: np.ndarray, pick: str = "shortest"
+) -> tuple[list[dict], list[str]]:
+    """
+    Choose a model's own correct solutions to train on.
+
+    Args:
+        records (`Sequence[Sequence[dict]]`):
+            Records by problem and sample, with `tokens` and `cut_off`.
+        correct (`np.ndarray`):
+            Whether each is right, shape (problems, samples).
+        pick (`str`, *optional*, defaults to `"shortest"`):
+            `"shortest"`: of each problem the correct solution with the fewest tokens, the first of several (the
+            paper's own-traces recipe). `"all"`: every different correct solution.
+
+    Returns:
+        `tuple[list[dict], list[str]]`: Rows with `id`, `question`, `solution`, `answer`, `tokens`; and the problems
+        that have no correct solution. One that was cut off is never chosen: it would teach a model not to end.
+    """
+    chosen, without = [], []
+    for group, right in zip(records, correct, strict=True):
+        usable = [record for record, ok in zip(group, right, strict=True) if ok and not record["cut_off"]]
+        if not usable:
+            without.append(group[0]["id"])
+        elif pick == "shortest":
+            chosen.append((group[0]["id"], min(usable, key=lambda record: record["tokens"])))
+        else:
+            different = list({record["solution"]: record for record in reversed(usable)}.values())[::-1]
+            chosen += [(f"{record['id']}-{record['sample']}", record) for record in different]
+    columns = ("question", "solution", "answer", "tokens")
+    return [{"id": name, **{column: record[column] for column in columns}} for name, record in chosen], without
