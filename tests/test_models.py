@@ -9,7 +9,7 @@ import transformers
 from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from trl_segment.attribution import IntegratedGradients
+from trl_segment.attribution import BackwardSweep, IntegratedGradients
 
 
 VOCAB, BASELINE = 97, 11
@@ -188,6 +188,32 @@ def test_only_the_answer_gets_logits(architecture):
     model.get_output_embeddings().register_forward_pre_hook(lambda module, args: lengths.add(args[0].shape[1]))
     ours(model)
     assert lengths == {TARGET[1] - TARGET[0]}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_backward_sweep_equals_whole_passes_without_a_cache(architecture):
+    """Sliding windows and compressed keys too: what stands in front of a segment is computed once and cut off."""
+    model = make_model(architecture)
+
+    def answer(ids, segments):
+        ids = [*ids[:3], *(i for a, b in segments for i in ids[a:b]), *ids[20:24]]
+        with torch.no_grad():
+            log_probs = model(torch.tensor(np.array(ids))[None], use_cache=False).logits[0].log_softmax(-1)
+        return sum(log_probs[t - 1, ids[t]].item() for t in range(len(ids) - 3, len(ids)))
+
+    largest = 0.0
+    for ids in (IDS, IDS[::-1].copy()):
+        kept, losses = list(SEGMENTS), []
+        for segment in reversed(SEGMENTS):
+            without = [other for other in kept if other != segment]
+            losses.append(answer(ids, kept) - answer(ids, without))
+            if losses[-1] < 0.3:
+                kept = without
+        result = BackwardSweep(model).attribute(ids, TARGET, SEGMENTS)
+        strength = result.sum_abs / np.sqrt(result.num_tokens)
+        np.testing.assert_allclose(strength, np.maximum(losses[::-1], 0), atol=1e-4)
+        largest = max(largest, strength.max())
+    assert largest > 0.01, "nothing to compare"
 
 
 # What rounding to 8 bits does to random weights this large; a routing that tips over costs more

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from trl_segment.selection import (
     SelectionConfig,
     attribution_strength,
+    consistency_above_chance,
     direction_consistency,
     select_segments,
     strongest_prefix,
@@ -236,3 +237,59 @@ def test_unknown_transition_is_refused():
 def test_bounds_of_the_ranges_are_taken(values):
     config = SelectionConfig(**values)
     assert all(getattr(config, name) == value for name, value in values.items())
+
+
+def test_a_threshold_keeps_what_reaches_it():
+    # strengths 3, 2, 5
+    assert kept_by([4, 9, 1], [6.0, 6.0, 5.0], [0, 0, 0], free(selection="threshold", min_strength=3.0)) == [0, 2]
+    assert kept_by([4, 9, 1], [6.0, 6.0, 5.0], [0, 0, 0], free(selection="threshold", min_strength=9.0)) == []
+    # No score at all is no basis to choose
+    assert kept_by([4, 9, 1], [0.0, 0.0, 0.0], [0, 0, 0], free(selection="threshold")) == [0, 1, 2]
+
+
+def test_segments_that_speak_against_the_answer_are_dropped():
+    # directions 0.5, -0.5, -0.05
+    config = free(tau=1.0, beta=1.0, min_direction=-0.1)
+    assert kept_by([4, 4, 4], [4.0, 4.0, 4.0], [2.0, -2.0, -0.2], config) == [0, 2]
+    assert kept_by([4, 4, 4], [4.0, 4.0, 4.0], [2.0, -2.0, -0.2], free(tau=1.0, beta=1.0)) == [0, 1, 2]
+
+
+def test_consistency_above_chance_by_hand():
+    chance = np.sqrt(2 / (np.pi * np.array([9, 70, 596])))
+    np.testing.assert_allclose(chance, [0.266, 0.0954, 0.0327], atol=1e-3)
+    scaled = consistency_above_chance(np.array([1.0, chance[1], 0.5]), np.array([9, 70, 596]))
+    np.testing.assert_allclose(scaled, [1.0, 0.0, (0.5 - chance[2]) / (1 - chance[2])])
+
+
+def test_chance_is_the_consistency_of_random_signs():
+    generator = np.random.default_rng(0)
+    for n in (9, 70, 596):
+        signs = generator.choice([-1.0, 1.0], size=(4000, n))
+        mean = direction_consistency(signs.sum(1), np.full(4000, float(n))).mean()
+        assert abs(consistency_above_chance(mean, n)) < 0.03
+
+
+def test_consistency_scales_compare_segments_of_different_lengths():
+    # 4 tokens at 0.5 and 400 tokens at 0.45: about chance and far above it
+    tokens, absolute, signed = [4, 400], [4.0, 40.0], [2.0, 18.0]
+    assert kept_by(tokens, absolute, signed, free(tau=1.0, beta=0.3)) == []
+    assert kept_by(tokens, absolute, signed, free(tau=1.0, beta=0.3, consistency_scale="chance")) == [0]
+    assert kept_by(tokens, absolute, signed, free(tau=1.0, beta=0.47)) == [1]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.sampled_from([0.0, 0.25, 0.5, 0.8, 1.0]))
+def test_by_rank_at_most_the_share_above_beta_is_dropped(consistencies, beta):
+    absolute = np.ones(len(consistencies))
+    config = free(tau=1.0, beta=beta, consistency_scale="rank")
+    kept = select_segments(absolute, absolute, np.array(consistencies), config)
+    lower = [sum(other < one for other in consistencies) / len(consistencies) for one in consistencies]
+    assert kept.tolist() == [rank <= beta for rank in lower]
+    assert (~kept).sum() <= (1 - beta) * len(kept)
+
+
+@pytest.mark.parametrize(
+    "option", [{"consistency_scale": "z"}, {"min_direction": -1.5}, {"min_strength": -0.1}, {"selection": "strong"}]
+)
+def test_new_options_say_what_cannot_work(option):
+    with pytest.raises(ValueError, match=str(next(iter(option.values())))):
+        SelectionConfig(**option)

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from trl_segment import IntegratedGradients, SelectionConfig, build_trace, select_segments
-from trl_segment.attribution import SegmentScorer
+from trl_segment.attribution import BackwardSweep, SegmentScorer
 from trl_segment.attribution.loading import load_attribution_model
 from trl_segment.cli import main as cli
+from trl_segment.quality import selection_quality
+from trl_segment.selection import attribution_strength
 from trl_segment.traces import attributed_sequence
 
 
@@ -44,7 +46,10 @@ def test_our_segments_are_the_worlds_and_their_openings_say_nothing(setting):
         for text, role in zip(texts[1:], row["roles"][1:], strict=True):
             openings[role in world.USEFUL_ROLES].append(re.match(r"\n\n(\w+)", text).group(1))
             if role in world.USEFUL_ROLES:
-                assert re.search(r" makes \w+, so \w+ is \w+\.", text)
+                name = re.search(r" makes \w+, so (\w+) is \w+\.", text).group(1)
+                assert (name in world.parse_answer(row["answer"])) == (role in world.DIRECT_ROLES)
+            # Also what a model wrote has its role read off; both kinds of useful read the same
+            assert world.role_of(text) == role.removesuffix("_indirect")
     # The shares of each opening among useful and other segments differ by chance only
     for word in set(openings[True]):
         shares = [openings[kind].count(word) / len(openings[kind]) for kind in (True, False)]
@@ -58,8 +63,52 @@ def test_the_answer_is_what_the_table_makes_of_the_problem():
         for line in lines.split("; "):
             name, a, b = re.fullmatch(r"(\w+): (\w+) with (\w+)", line).groups()
             values[name] = world.TABLE[values.get(a, a), values.get(b, b)]
-        assert row["answer"] == values["omega"]
+        asked = re.search(r"Report (.*)\.", row["question"]).group(1).replace(" and ", ", ").split(", ")
+        assert world.parse_answer(row["answer"]) == {name: values[name] for name in asked}
+        assert row["answer"] == "\\text{" + ", ".join(f"{name} is {values[name]}" for name in asked) + "}"
         assert row["solution"].endswith(f"\\boxed{{{row['answer']}}}.")
+        assert world.parse_solution(row["solution"])[1] == row["answer"]
+
+
+@pytest.mark.parametrize("setting", sorted(world.SETTINGS))
+def test_every_register_matters_and_every_useful_step_is_the_only_one_of_its_register(setting):
+    for row in world.make_rows(setting, 60, split="test-of-use"):
+        used = set(world.parse_answer(row["answer"]))
+        for line in reversed(re.search(r"Lines: (.*)\. Report", row["question"]).group(1).split("; ")):
+            name, a, b = re.fullmatch(r"(\w+): (\w+) with (\w+)", line).groups()
+            assert name in used
+            used |= {a, b}
+        texts = build_trace(row).segment_texts
+        settled = [
+            re.search(r"so (\w+) is", text).group(1)
+            for text, role in zip(texts, row["roles"], strict=True)
+            if role in world.USEFUL_ROLES
+        ]
+        assert settled == [line.split(":")[0] for line in re.search(r"Lines: (.*)\.", row["question"])[1].split("; ")]
+
+
+@pytest.mark.parametrize("setting", sorted(world.SETTINGS))
+def test_segments_and_traces_are_as_long_as_they_are_said_to_be(setting, loaded):
+    _, tokenizer = loaded
+    counts = []
+    for row in world.make_rows(setting, 100, split="test-of-lengths"):
+        sequence = attributed_sequence(build_trace(row), tokenizer)
+        counts.append(len(sequence.segments))
+        assert all(20 <= b - a <= 80 for a, b in sequence.segments)
+    assert min(counts) >= 15 and max(counts) <= 41
+    assert 3 / np.mean(counts) < 0.1
+
+
+def test_settings_differ_in_what_their_redundancy_is():
+    shares = {}
+    for name in world.SETTINGS:
+        roles = [role for row in world.make_rows(name, 100, split="test-of-shares") for role in row["roles"]]
+        shares[name] = {role: roles.count(role) / len(roles) for role in world.ROLES}
+    repetition, detours = shares["repetition"], shares["detours"]
+    assert repetition["verification"] > 3 * detours["verification"]
+    assert detours["error"] > 3 * repetition["error"]
+    indirect = [s["useful_indirect"] + s["correction_indirect"] for s in (repetition, detours)]
+    assert indirect[1] > 1.2 * indirect[0]
 
 
 def test_the_model_reads_its_answer_out_of_the_reasoning(loaded):
@@ -67,9 +116,8 @@ def test_the_model_reads_its_answer_out_of_the_reasoning(loaded):
     whole, without = [], []
     for row in rows()[::4]:
         trace = build_trace(row)
-        decisive = max(i for i, role in enumerate(row["roles"]) if role in world.USEFUL_ROLES)
-        cut = "".join(text for i, text in enumerate(trace.segment_texts) if f"omega is {row['answer']}" not in text)
-        assert f"omega is {row['answer']}" in trace.segment_texts[decisive]
+        said = re.compile(r"\b(" + "|".join(world.parse_answer(row["answer"])) + r") is \w")
+        cut = "".join(text for text in trace.segment_texts if not said.search(text))
         for values, reasoning in ((whole, "".join(trace.segment_texts)), (without, cut)):
             changed = build_trace({**row, "solution": f"<think>\n{reasoning}</think>"})
             sequence = attributed_sequence(changed, tokenizer)
@@ -112,34 +160,46 @@ def test_the_adaptive_rule_is_as_faithful_as_the_papers_at_half_the_cost(loaded)
     assert np.mean(exact["decision"]) >= 0.75
 
 
-def test_useful_segments_stand_out_in_the_reasoning_only_attribution(loaded):
-    """The segment that settles the answer is among the strongest three in most traces without later copies of it."""
-    model, tokenizer = loaded
-    engine = IntegratedGradients(model, rule="midpoint", evaluations=16, path="reasoning")
-    ranks, chance = [], []
-    for row, sequence in sequences(tokenizer, every=3):
-        texts = build_trace(row).segment_texts
+def quality(loaded, engine, every, **options):
+    """Selection quality on shipped traces of both settings; steps needed only through others are left out."""
+    _, tokenizer = loaded
+    compared = []
+    for row, sequence in sequences(tokenizer, every):
         result = engine.attribute(sequence.input_ids, sequence.target, sequence.segments)
-        strength = result.sum_abs / np.sqrt(result.num_tokens)
-        telling = [i for i, text in enumerate(texts) if f"omega is {row['answer']}" in text]
-        ranks.append(min(np.flatnonzero(np.argsort(-strength) == i)[0] for i in telling) < 3)
-        chance.append(1 - np.prod([1 - 3 / len(texts)] * len(telling)))
-    assert np.mean(ranks) > 0.85
-    assert np.mean(chance) < 0.6
+        kept = select(result, keep_first=0, keep_last=0, **options)
+        compared.append((row["roles"], kept, attribution_strength(result.sum_abs, result.num_tokens)))
+    return selection_quality(compared, world.DIRECT_ROLES, world.INDIRECT_ROLES)
+
+
+def test_useful_segments_are_stronger_than_redundant_ones(loaded):
+    engine = IntegratedGradients(loaded[0], rule="midpoint", evaluations=16, path="reasoning")
+    assert quality(loaded, engine, every=6).auc > 0.6
 
 
 def test_confidence_gain_is_large_where_the_answer_is_settled(loaded):
-    """Elsewhere it is the wandering of a model that does not know yet."""
-    model, tokenizer = loaded
-    scorer = SegmentScorer(model, "confidence_gain")
-    settling, others = [], []
-    for row, sequence in sequences(tokenizer):
-        result = scorer.attribute(sequence.input_ids, sequence.target, sequence.segments)
-        first = next(i for i, text in enumerate(build_trace(row).segment_texts) if f"omega is {row['answer']}" in text)
-        gains = result.sum_abs / np.sqrt(result.num_tokens)
-        settling.append(gains[first])
-        others += [*gains[:first], *gains[first + 1 :]]
-    assert np.mean(settling) > 3 * np.mean(others)
+    assert quality(loaded, SegmentScorer(loaded[0], "confidence_gain"), every=6).auc > 0.6
+
+
+@pytest.mark.parametrize("rounds", [0, 8])
+def test_the_backward_sweep_finds_what_the_answer_rests_on(rounds, loaded):
+    found = quality(loaded, BackwardSweep(loaded[0], rounds=rounds), every=6, selection="threshold")
+    paper = quality(loaded, IntegratedGradients(loaded[0], rule="midpoint", evaluations=16), every=6)
+    assert found.f1 > 0.8
+    assert found.f1 > paper.f1 + 0.2
+
+
+def test_only_the_counterfactual_sweep_finds_steps_needed_through_others(loaded):
+    _, tokenizer = loaded
+    recall = []
+    for rounds in (0, 8):
+        engine = BackwardSweep(loaded[0], rounds=rounds)
+        compared = []
+        for row, sequence in sequences(tokenizer, every=6):
+            result = engine.attribute(sequence.input_ids, sequence.target, sequence.segments)
+            kept = select(result, keep_first=0, keep_last=0, selection="threshold")
+            compared.append((row["roles"], kept, result.sum_abs))
+        recall.append(selection_quality(compared, world.INDIRECT_ROLES, world.DIRECT_ROLES).recall)
+    assert recall[1] > recall[0] + 0.3
 
 
 def test_the_demo_runs_from_start_to_trained_model(tmp_path, capfd):

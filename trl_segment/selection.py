@@ -11,7 +11,8 @@ import numpy as np
 
 
 TRANSITIONS = ("after_kept", "every", "none")
-SELECTIONS = ("attribution", "random", "all")
+SELECTIONS = ("attribution", "threshold", "random", "all")
+CONSISTENCY_SCALES = ("absolute", "chance", "rank")
 
 
 @dataclass
@@ -24,6 +25,18 @@ class SelectionConfig:
             Share of the total attribution strength that the kept segments must reach, in (0, 1].
         beta (`float`, *optional*, defaults to `0.8`):
             Highest direction consistency of a kept segment, in [0, 1]. Segments above it are dropped.
+        consistency_scale (`str`, *optional*, defaults to `"absolute"`):
+            What `beta` is compared with:
+
+            - `"absolute"`: the consistency itself, as in the paper.
+            - `"chance"`: what it exceeds the consistency of random signs by, as a share of what it could, since that
+              falls with the length of a segment. See [`consistency_above_chance`].
+            - `"rank"`: its rank among the segments of the trace, so that the share `1 - beta` is dropped.
+        min_direction (`float`, *optional*, defaults to `-1.0`):
+            Lowest direction `sum_t a_t / sum_t |a_t|` of a kept segment, in [-1, 1]. Segments below it, which speak
+            against the answer, are dropped. -1 drops none.
+        min_strength (`float`, *optional*, defaults to `0.3`):
+            Lowest strength of a kept segment with `selection="threshold"`, in the unit of the scores (nats).
         keep_first (`int`, *optional*, defaults to `1`):
             Number of segments at the start of a trace that are always trained.
         keep_last (`int`, *optional*, defaults to `2`):
@@ -36,8 +49,10 @@ class SelectionConfig:
             - `"every"`: every segment's.
             - `"none"`: none, the formula as written.
         selection (`str`, *optional*, defaults to `"attribution"`):
-            `"attribution"` keeps what the scores say; for comparison `"random"` keeps as many segments of each trace,
-            drawn at random, and `"all"` keeps every segment.
+            `"attribution"` is the paper's rule; `"threshold"` keeps every segment with a strength of at least
+            `min_strength`, for scores whose unit means something (`"marginal"` and `"counterfactual"`). For comparison
+            `"random"` keeps as many segments of each trace as `"attribution"`, drawn at random, and `"all"` keeps
+            every segment.
         min_tokens_to_mask (`int`, *optional*, defaults to `0`):
             Traces with fewer reasoning tokens (of the attribution model) are trained in full. The paper's option for
             short examples uses 4,000.
@@ -53,6 +68,21 @@ class SelectionConfig:
     beta: float = field(
         default=0.8,
         metadata={"help": "Highest direction consistency of a kept segment, in [0, 1]. Segments above are dropped."},
+    )
+    consistency_scale: str = field(
+        default="absolute",
+        metadata={
+            "help": "What `beta` is compared with: the 'absolute' consistency (the paper), what it is above the "
+            "'chance' consistency of random signs, or its 'rank' in the trace.",
+            "choices": list(CONSISTENCY_SCALES),
+        },
+    )
+    min_direction: float = field(
+        default=-1.0,
+        metadata={"help": "Lowest direction (signed over absolute sum) of a kept segment, in [-1, 1]. -1 drops none."},
+    )
+    min_strength: float = field(
+        default=0.3, metadata={"help": "Lowest strength of a kept segment with `selection='threshold'`, in nats."}
     )
     keep_first: int = field(
         default=1, metadata={"help": "Number of segments at the start of a trace that are always trained."}
@@ -71,8 +101,8 @@ class SelectionConfig:
     selection: str = field(
         default="attribution",
         metadata={
-            "help": "'attribution' keeps what the scores say; for comparison 'random' keeps as many segments of each "
-            "trace, drawn at random, and 'all' keeps every segment.",
+            "help": "'attribution' is the paper's rule, 'threshold' keeps every segment of at least `min_strength`; "
+            "for comparison 'random' keeps as many segments of each trace, drawn at random, and 'all' every segment.",
             "choices": list(SELECTIONS),
         },
     )
@@ -92,6 +122,18 @@ class SelectionConfig:
                 f"`beta` bounds a direction consistency and must be in [0, 1], but {self.beta} was passed. The paper "
                 "uses 0.8; 1 drops no segment for its consistency."
             )
+        if self.consistency_scale not in CONSISTENCY_SCALES:
+            raise ValueError(
+                f"Unknown consistency scale {self.consistency_scale!r}. Pass one of "
+                f"{', '.join(map(repr, CONSISTENCY_SCALES))}."
+            )
+        if not -1 <= self.min_direction <= 1:
+            raise ValueError(
+                f"`min_direction` bounds a direction and must be in [-1, 1], but {self.min_direction} was passed. -1 "
+                "drops no segment."
+            )
+        if not self.min_strength >= 0:
+            raise ValueError(f"`min_strength` cannot be negative, but {self.min_strength} was passed.")
         if self.transition not in TRANSITIONS:
             raise ValueError(
                 f"Unknown transition {self.transition!r}. Pass one of {', '.join(map(repr, TRANSITIONS))}."
@@ -140,6 +182,36 @@ def direction_consistency(sum_signed: np.ndarray, sum_abs: np.ndarray) -> np.nda
     return np.minimum(ratio, 1.0)  # rounding can lift equal signs a hair above 1
 
 
+def consistency_above_chance(consistency: np.ndarray, num_tokens: np.ndarray) -> np.ndarray:
+    r"""
+    Direction consistency on a scale on which segments of different lengths compare.
+
+    `n` tokens of equal size and random sign have an expected consistency of about `c = sqrt(2 / (pi n))`: 0.27 at 9
+    tokens, 0.03 at 596. Returned is `(C - c) / (1 - c)`: 0 for random signs at every length, 1 for equal signs.
+
+    Args:
+        consistency (`np.ndarray`):
+            Direction consistency of each segment, shape (segments,).
+        num_tokens (`np.ndarray`):
+            Number of tokens of each segment, shape (segments,).
+
+    Returns:
+        `np.ndarray`: Shape (segments,), at most 1, negative below chance.
+    """
+    chance = np.sqrt(2 / (np.pi * np.maximum(num_tokens, 1)))
+    return (np.asarray(consistency, dtype=np.float64) - chance) / (1 - chance)
+
+
+def _scaled_consistency(num_tokens, sum_abs, sum_signed, scale) -> np.ndarray:
+    consistency = direction_consistency(sum_signed, sum_abs)
+    if scale == "chance":
+        return consistency_above_chance(consistency, num_tokens)
+    if scale == "rank":
+        # Equal ones share the lowest rank, so that a tie is never broken by position
+        return np.searchsorted(np.sort(consistency), consistency, side="left") / max(len(consistency), 1)
+    return consistency
+
+
 def strongest_prefix(strength: np.ndarray, tau: float) -> np.ndarray:
     """
     The fewest strongest segments that together hold the share `tau` of all strength.
@@ -169,7 +241,10 @@ def select_segments(
     num_tokens: np.ndarray, sum_abs: np.ndarray, sum_signed: np.ndarray, config: SelectionConfig
 ) -> np.ndarray:
     """
-    The paper's rule: of the strongest segments those whose direction is mixed, and the always-trained ends.
+    Of the strongest segments those whose direction is mixed, and the always-trained ends (the paper's rule).
+
+    `config` can ask for other ideas of "strong" (`selection="threshold"`) and "mixed" (`consistency_scale`), and for
+    segments that do not speak against the answer (`min_direction`).
 
     Args:
         num_tokens (`np.ndarray`):
@@ -188,8 +263,13 @@ def select_segments(
     sum_abs = np.asarray(sum_abs, dtype=np.float64)
     if sum_abs.sum() == 0 or np.sum(num_tokens) < config.min_tokens_to_mask:
         return np.ones(len(sum_abs), dtype=bool)
-    kept = strongest_prefix(attribution_strength(sum_abs, num_tokens), config.tau)
-    kept &= direction_consistency(sum_signed, sum_abs) <= config.beta
+    strength = attribution_strength(sum_abs, num_tokens)
+    if config.selection == "threshold":
+        kept = strength >= config.min_strength
+    else:
+        kept = strongest_prefix(strength, config.tau)
+    kept &= _scaled_consistency(num_tokens, sum_abs, sum_signed, config.consistency_scale) <= config.beta
+    kept &= np.asarray(sum_signed) >= config.min_direction * sum_abs
     kept[: config.keep_first] = True
     kept[max(len(kept) - config.keep_last, 0) :] = True
     return kept

@@ -1,11 +1,11 @@
 """A tiny world in which every segment of a chain of thought has a known role.
 
 A problem names registers (`alpha`, `beta`, ...) in order. Each holds what a fixed random table of stones makes of two
-stones, one of which is usually the content of an earlier register. The question asks for the content of some of them.
-A teacher trace works through the registers in order and wraps that work in redundancy: verification, restatement,
-filler, digressions, and guesses that turn out wrong and are corrected later. The table is not part of the question (a
-model has to know it by heart), the contents of registers are, once computed, only in the trace: the answer is read
-out of the chain of thought.
+stones, one of which may be the content of an earlier register. The question asks for the content of most of them; the
+others are needed on the way. A teacher trace works through the registers in order and wraps that work in redundancy:
+verification, restatement, filler, digressions, and guesses that turn out wrong and are corrected later. The table is
+not part of the question (a model has to know it by heart), the contents of registers are, once computed, only in the
+trace: the answer is read out of the chain of thought.
 
 Every segment but the first opens with `\\n\\n` and one of [`OPENINGS`], drawn independently of what the segment does.
 What it does is said right after that (`compute beta:`, `check beta:`, `guess beta:`), so a model chooses a role by two
@@ -44,7 +44,6 @@ STONES = (
     "ruby",
     "topaz",
 )
-RESULT = "omega"  # every problem asks for this register, its last
 REGISTERS = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa")
 
 # Keyword -> opening phrase. Keywords that are no sentence adverb get a tail of their own, the same for every role.
@@ -67,6 +66,7 @@ ROLES = (
     "useful_indirect",
     "error",
     "correction",
+    "correction_indirect",
     "verification",
     "restatement",
     "filler",
@@ -74,8 +74,10 @@ ROLES = (
 )
 
 # The truth a selection rule is measured against. A correction counts: it is the only place where the right content of
-# its register is worked out. Whether the answer names a corrected register itself does not show in the role.
-USEFUL_ROLES = ("useful", "useful_indirect", "correction")
+# its register is worked out. `_indirect`: the answer does not name the register, later steps need its content.
+DIRECT_ROLES = ("useful", "correction")
+INDIRECT_ROLES = ("useful_indirect", "correction_indirect")
+USEFUL_ROLES = (*DIRECT_ROLES, *INDIRECT_ROLES)
 
 PROMPT_SUFFIX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 ANSWER_SUFFIX = "</think> So, the final answer is \\boxed{"
@@ -100,14 +102,19 @@ class WorldSettings:
 
     A trace has 1 segment (the opening) + one per register that settles it (a computation or, after wrong guesses, a
     correction) + the redundant ones around each register: from `1 + steps[0] * (1 + redundancy[0])` to
-    `1 + steps[1] * (1 + redundancy[1])`. With `steps=(6, 9), redundancy=(2, 4)` that is 19 to 46 segments.
+    `1 + steps[1] * (1 + redundancy[1])`. With `steps=(7, 8), redundancy=(2, 4)` that is 22 to 41 segments.
 
     Args:
         name (`str`):
             Name of the setting; part of row ids and of every row's seed.
-        steps (`tuple[int, int]`, defaults to `(4, 6)`):
+        steps (`tuple[int, int]`, defaults to `(7, 8)`):
             Smallest and largest number of registers to compute (at most 10).
-        redundancy (`tuple[int, int]`, defaults to `(1, 3)`):
+        asked (`float`, defaults to `0.75`):
+            Probability that the question asks for a register. One it does not ask for is an operand of a later one.
+            The last is always asked for.
+        linked (`float`, defaults to `0.3`):
+            Probability that a register asked for is an operand of a later one as well.
+        redundancy (`tuple[int, int]`, defaults to `(2, 4)`):
             Smallest and largest number of redundant segments around each register, uniform. Bounded, because a model
             that decodes greedily never leaves a loop whose length was drawn without memory.
         verification (`float`, defaults to `0.30`):
@@ -123,20 +130,22 @@ class WorldSettings:
         careless (`float`, defaults to `0.0`):
             Probability that a guess is left as it is: all that follows builds on it and the answer comes out wrong.
             Zero in teacher traces; the base model's training text has some.
-        tail (`float`, defaults to `0.15`):
+        tail (`float`, defaults to `0.05`):
             Probability that a segment ends in one more sentence without content, whatever its role.
     """
 
     name: str
-    steps: tuple[int, int] = (4, 6)
-    redundancy: tuple[int, int] = (1, 3)
+    steps: tuple[int, int] = (7, 8)
+    asked: float = 0.75
+    linked: float = 0.3
+    redundancy: tuple[int, int] = (2, 4)
     verification: float = 0.30
     restatement: float = 0.20
     filler: float = 0.15
     digression: float = 0.15
     error: float = 0.20
     careless: float = 0.0
-    tail: float = 0.15
+    tail: float = 0.05
 
     def __post_init__(self) -> None:
         for key in ("steps", "redundancy"):
@@ -161,10 +170,13 @@ class WorldSettings:
 SETTINGS = {
     # Redundancy says right things once more: hard for rules that look at what the answer could be read from.
     "repetition": WorldSettings(
-        "repetition", verification=0.52, restatement=0.30, filler=0.06, digression=0.06, error=0.06
+        "repetition", verification=0.50, restatement=0.26, filler=0.08, digression=0.08, error=0.08
     ),
-    # Redundancy leads away: hard for rules that take everything with a large attribution, of whatever sign.
-    "detours": WorldSettings("detours", verification=0.08, restatement=0.06, filler=0.20, digression=0.30, error=0.36),
+    # Redundancy leads away, and more steps are needed only through others: hard for rules that take everything with a
+    # large attribution, of whatever sign, and for rules that only look at what the answer reads.
+    "detours": WorldSettings(
+        "detours", asked=0.6, linked=0.2, verification=0.12, restatement=0.08, filler=0.22, digression=0.28, error=0.30
+    ),
 }
 
 
@@ -175,19 +187,22 @@ class Problem:
 
     Args:
         registers (`tuple[str, ...]`):
-            Names of the registers: the first of [`REGISTERS`] in order, and [`RESULT`].
+            Names of the registers: the first of [`REGISTERS`] in order.
         operands (`tuple[tuple[str, str], ...]`):
-            For every register its two operands: stones, and from the second on the register before.
+            For every register its two operands: stones, or an earlier register and a stone in either order.
+        asked (`tuple[str, ...]`):
+            Registers the question asks for, in order.
     """
 
     registers: tuple[str, ...]
     operands: tuple[tuple[str, str], ...]
+    asked: tuple[str, ...]
 
     @property
     def question(self) -> str:
         """The question as text, on one line."""
         lines = "; ".join(f"{name}: {a} with {b}" for name, (a, b) in zip(self.registers, self.operands, strict=True))
-        return f"Follow the table of stones. Lines: {lines}. Report {RESULT}."
+        return f"Follow the table of stones. Lines: {lines}. Report {_listed(self.asked)}."
 
     @property
     def values(self) -> dict[str, str]:
@@ -199,8 +214,8 @@ class Problem:
 
     @property
     def answer(self) -> str:
-        """Content of the last register."""
-        return self.values[RESULT]
+        """Contents of the registers asked for, as `\\text{alpha is ruby, gamma is jade}`."""
+        return boxed(self.values, self.asked)
 
 
 @dataclass(frozen=True)
@@ -260,7 +275,7 @@ class Trace:
     @property
     def boxed(self) -> str:
         """The answer that follows from the trace."""
-        return self.found[RESULT]
+        return boxed(self.found, self.problem.asked)
 
     @property
     def solution(self) -> str:
@@ -268,18 +283,25 @@ class Trace:
         return f"<think>\n{self.reasoning}\n</think>\n\nThe table gives \\boxed{{{self.boxed}}}."
 
     def first_answerable(self) -> int:
-        """Number of segments after which the last register stands at its last found content."""
-        return max(i for i, s in enumerate(self.segments) if s.register == RESULT) + 1
+        """Number of segments after which every register asked for stands at its last found content."""
+        return max(i for i, s in enumerate(self.segments) if s.register in self.problem.asked) + 1
 
 
 def _listed(words: tuple[str, ...] | list[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
+def boxed(values: dict[str, str], asked: tuple[str, ...]) -> str:
+    """What stands in the box: inside `\\text`, because a grader of formulas would take `ruby` for a product."""
+    return "\\text{" + ", ".join(f"{name} is {values[name]}" for name in asked) + "}"
+
+
+# One way to say that a step is worked out, two for most others: otherwise redundancy, drawn over and over, would
+# always be the likeliest next thing to do, and a model that decodes greedily would never leave it.
 _ANNOUNCEMENTS = {
-    "useful": ("compute", "work out"),
+    "useful": ("compute",),
     "error": ("guess", "a hunch for"),
-    "correction": ("correct", "a repair of"),
+    "correction": ("correct",),
     "verification": ("check", "a check of"),
     "restatement": ("recall", "a reminder:"),
     "filler": ("hmm,", "let me pause,"),
@@ -287,10 +309,10 @@ _ANNOUNCEMENTS = {
 }
 
 _FILLERS = (
-    "this is a long task and it is easy to get lost, so it may be good to stay calm and keep the order.",
-    "there are quite a few lines here, but each of them is short, and so there is no need to hurry at all.",
-    "it is not clear how long this will take, but with some care it should all come out well in the end.",
-    "all of this may look hard at first, but it is only a matter of care, and so it is good to stay calm.",
+    "this is a long task, so it may be good to stay calm and keep the order.",
+    "there are quite a few lines here, but there is no need to hurry at all.",
+    "it is not clear how long this takes, but it should all come out well.",
+    "all of this may look hard at first, but it is only a matter of care.",
 )
 
 _TAILS = (
@@ -314,13 +336,19 @@ def make_problem(rng: random.Random, settings: WorldSettings) -> Problem:
         [`Problem`]: the problem.
     """
     n = rng.randint(*settings.steps)
-    operands = []
-    for i in range(n):
-        pair = [rng.choice(STONES), rng.choice(STONES)]
-        if i:  # every register feeds the next one, so that none is idle
-            pair[rng.randrange(2)] = REGISTERS[i - 1]
-        operands.append((pair[0], pair[1]))
-    return Problem((*REGISTERS[: n - 1], RESULT), tuple(operands))
+    asked = [i == n - 1 or rng.random() < settings.asked for i in range(n)]
+    operands = [[rng.choice(STONES), rng.choice(STONES)] for _ in range(n)]
+    free = set(range(1, n))  # registers that do not use another one yet
+    for i in range(n - 1, -1, -1):  # from the last: late registers have the fewest later ones to be used by
+        users = [j for j in sorted(free) if j > i]
+        if users and (not asked[i] or rng.random() < settings.linked):
+            user = rng.choice(users)
+            operands[user][rng.randrange(2)] = REGISTERS[i]
+            free.discard(user)
+        elif not asked[i]:
+            asked[i] = True  # nobody is left to use it, so that it would be needed for nothing
+    names = REGISTERS[:n]
+    return Problem(names, tuple(map(tuple, operands)), tuple(x for x, a in zip(names, asked, strict=True) if a))
 
 
 def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) -> Trace:
@@ -342,7 +370,7 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
     found = trace.found
 
     def emit(role: str, body: str, register: str | None = None) -> None:
-        words = rng.choice(_ANNOUNCEMENTS["useful" if role == "useful_indirect" else role])
+        words = rng.choice(_ANNOUNCEMENTS[role.removesuffix("_indirect")])
         tail = rng.choice(_TAILS) if rng.random() < settings.tail else ""
         opening = rng.choice(list(OPENINGS.values()))
         trace.segments.append(Segment(role, opening, words, body + tail, register))
@@ -352,7 +380,7 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
 
     def where(name: str) -> str:
         registers = [o for o in definition(name) if o in found]
-        return f"where {registers[0]} is {found[registers[0]]}" if registers else "both of them given"
+        return f", where {registers[0]} is {found[registers[0]]}" if registers else ""
 
     def looked_up(name: str) -> tuple[str, str, str]:
         a, b = (found.get(o, o) for o in definition(name))
@@ -361,22 +389,15 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
     def resolve(name: str, role: str) -> None:
         a, b, value = looked_up(name)
         x, y = definition(name)
-        lead = "That was wrong, for" if role == "correction" else "Then"
-        emit(
-            role,
-            f"{name}: {x} with {y}, {where(name)}. {lead} {a} with {b} makes {value}, so {name} is {value}.",
-            name,
-        )
+        lead = "That was wrong," if role.startswith("correction") else "Then"
+        said = f"{name}: {x} with {y}{where(name)}."
+        emit(role, f"{said} {lead} {a} with {b} makes {value}, so {name} is {value}.", name)
         found[name] = value
 
     def guess(name: str) -> None:
         value = rng.choice([s for s in STONES if s != looked_up(name)[2]])
         x, y = definition(name)
-        emit(
-            "error",
-            f"{name}: {x} with {y} looks easy enough without the table. It feels right, so {name} is {value}.",
-            name,
-        )
+        emit("error", f"{name}: {x} with {y}. It feels right without the table, so {name} is {value}.", name)
         found[name] = value
 
     def redundant(role: str, settled: list[str]) -> None:
@@ -387,23 +408,25 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
             name = settled[-1] if rng.random() < 0.7 else rng.choice(settled)
             a, b, value = looked_up(name)
             x, y = definition(name)
-            emit(role, f"{name}: {x} with {y}, {where(name)}. Again {a} with {b} makes {value}, so {name} is {value}.")
+            said = f"{name}: {x} with {y}{where(name)}."
+            emit(role, f"{said} Again {a} with {b} makes {value}, so {name} is {value}.")
         elif role == "restatement" and settled and rng.random() < 0.6:
-            names = settled[-3:]
+            # Any of them, not the last: a model learns to look registers up by their names
+            names = sorted(rng.sample(settled, min(3, len(settled))), key=settled.index)
             said = _listed([f"{n} is {found[n]}" for n in names])
-            emit(role, f"what was found in the lines above: by now {said}, and the other lines stay as they are.")
+            emit(role, f"what was found above: by now {said}, and the rest stays as it is.")
         elif role == "restatement":
             i = rng.randrange(len(problem.operands))
             lines = [problem.registers[i], problem.registers[(i + 1) % len(problem.operands)]]
             said = " and ".join(f"{n}: {definition(n)[0]} with {definition(n)[1]}" for n in dict.fromkeys(lines))
-            emit(role, f"what the question says: there we read {said}, so these lines are given.")
+            emit(role, f"what the question says: there we read {said}.")
         elif role == "filler":
             emit(role, rng.choice(_FILLERS))
         else:
             a, b, c = (rng.choice(STONES) for _ in range(3))
             emit(
                 "digression",
-                f"{a} with {b} makes {TABLE[a, b]} and {b} with {c} makes {TABLE[b, c]}, but no line asks for that.",
+                f"{a} with {b} makes {TABLE[a, b]} and {b} with {c} makes {TABLE[b, c]}, but no line asks.",
             )
 
     first = rng.choice(("Let me see, the question", "Let me start, the task"))
@@ -412,7 +435,7 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
             "restatement",
             "",
             first,
-            f"wants {RESULT} and the lines have to be done one by one in order.",
+            f"wants {_listed(problem.asked)} and the lines have to be done one by one in order.",
         )
     )
     shares = settings.shares
@@ -436,8 +459,7 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
             else:
                 redundant(role, settled)
         if not left_wrong:
-            role = "correction" if n_errors else "useful" if name == RESULT else "useful_indirect"
-            resolve(name, role)
+            resolve(name, ("correction" if n_errors else "useful") + ("" if name in problem.asked else "_indirect"))
             careful.append(name)
         rng.shuffle(after)
         for role in after:
@@ -559,8 +581,22 @@ def parse_solution(solution: str) -> tuple[str, str | None]:
     """
     head, closed, tail = solution.partition("</think>")
     reasoning = head.removeprefix("<think>\n").removesuffix("\n")
-    boxes = re.findall(r"\\boxed\{([^{}]*)\}", tail) if closed else []
+    boxes = re.findall(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}", tail) if closed else []
     return reasoning, boxes[-1].strip() if boxes else None
+
+
+def parse_answer(boxed: str) -> dict[str, str]:
+    """
+    Takes the contents of a box apart.
+
+    Args:
+        boxed (`str`):
+            What stands in the box, `\\text{alpha is ruby, gamma is jade}`.
+
+    Returns:
+        `dict[str, str]`: content by register, as far as the text has this form.
+    """
+    return dict(re.findall(r"(\w+) is (\w+)", boxed))
 
 
 def role_of(segment: str) -> str | None:

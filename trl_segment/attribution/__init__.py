@@ -4,7 +4,9 @@ from .config import AttributionConfig
 from .cost import CostEstimate, estimate_cost
 from .hub import fetch_store, open_store, push_store
 from .integrated_gradients import BASELINES, PATHS, Attribution, IntegratedGradients
+from .marginal import BackwardSweep
 from .quadrature import RULES
+from .recursive import RecursiveAttribution
 from .runner import AttributionSummary, attribute_traces, attribution_settings
 from .scorers import SCORERS, SegmentScorer
 from .store import AttributionStore, StoredAttribution
@@ -20,8 +22,10 @@ __all__ = [
     "AttributionConfig",
     "AttributionStore",
     "AttributionSummary",
+    "BackwardSweep",
     "CostEstimate",
     "IntegratedGradients",
+    "RecursiveAttribution",
     "SegmentScorer",
     "StoredAttribution",
     "attribute_tokens",

@@ -16,8 +16,19 @@ class AttributionConfig(TraceConfig):
 
     Parameters:
         attribution_scorer (`str`, *optional*, defaults to `"integrated_gradients"`):
-            What scores the segments: Integrated Gradients, or for comparison `"gradient_x_input"`, `"perplexity"`,
-            `"entropy"`, `"confidence_gain"` or `"random"`.
+            What scores the segments:
+
+            - `"integrated_gradients"`: the paper's attribution.
+            - `"marginal"`: what the answer loses without a segment, in a sweep from the last to the first, see
+              [`~trl_segment.attribution.BackwardSweep`]. `"counterfactual"`: the same where the text behind the
+              segment may change as the model would go on without it.
+            - `"recursive"`: attribution in hops, from the answer to what it rests on and on from there, see
+              [`~trl_segment.attribution.RecursiveAttribution`].
+            - for comparison `"gradient_x_input"`, `"perplexity"`, `"entropy"`, `"confidence_gain"` or `"random"`, see
+              [`~trl_segment.attribution.SegmentScorer`].
+        attribution_threshold (`float`, *optional*, defaults to `0.3`):
+            `"marginal"` and `"counterfactual"` leave a segment out of the trials of earlier ones if its absence costs
+            the answer less than this, in nats. Select with `selection="threshold"`.
         attribution_rule (`str`, *optional*, defaults to `"simpson"`):
             Quadrature rule: `"simpson"` (adaptive), `"density"` (midpoints where the first traces' mass lies), or with
             fixed nodes `"paper"` (the published sum with both ends in full), `"midpoint"`, `"trapezoid"` or
@@ -52,6 +63,13 @@ class AttributionConfig(TraceConfig):
     attribution_scorer: str = field(
         default="integrated_gradients",
         metadata={"help": "What scores the segments.", "choices": list(SCORERS)},
+    )
+    attribution_threshold: float = field(
+        default=0.3,
+        metadata={
+            "help": "'marginal' and 'counterfactual' leave a segment out of the trials of earlier ones if its absence "
+            "costs the answer less than this, in nats."
+        },
     )
     attribution_rule: str = field(
         default="simpson",
@@ -118,6 +136,11 @@ class AttributionConfig(TraceConfig):
             raise ValueError(
                 f"`attribution_tolerance` is a share of F's increase and must be in (0, 1), but "
                 f"{self.attribution_tolerance} was passed."
+            )
+        if not self.attribution_threshold > 0:
+            raise ValueError(
+                f"`attribution_threshold` is a loss in nats and must be positive, but {self.attribution_threshold} "
+                "was passed."
             )
         if self.attribution_noise_samples < 0:
             raise ValueError(

@@ -15,9 +15,11 @@ from ..selection import SelectionConfig
 from ..traces import AttributedSequence, Trace, TraceConfig, attributed_sequence
 from .config import AttributionConfig
 from .integrated_gradients import IntegratedGradients, resolve_baseline
+from .marginal import COUNTERFACTUAL_ROUNDS, BackwardSweep
 from .passes import unwrap_adapter
 from .quadrature import default_evaluations
-from .scorers import SegmentScorer
+from .recursive import RecursiveAttribution
+from .scorers import SWEEPS, SegmentScorer
 from .store import AttributionStore, StoredAttribution
 
 
@@ -101,6 +103,7 @@ def attribution_settings(
         "chat_template": template,
         **{field.name: getattr(config, field.name) for field in fields(TraceConfig)},
         "scorer": config.attribution_scorer,
+        **({"threshold": config.attribution_threshold} if config.attribution_scorer in SWEEPS else {}),
         "rule": config.attribution_rule,
         "evaluations": default_evaluations(config.attribution_rule) if evaluations is None else evaluations,
         "tolerance": config.attribution_tolerance,
@@ -212,7 +215,14 @@ def attribute_traces(
     return summary
 
 
-def _make_engine(model, tokenizer, config, store, first_traces) -> IntegratedGradients | SegmentScorer:
+def _make_engine(
+    model, tokenizer, config, store, first_traces
+) -> IntegratedGradients | SegmentScorer | BackwardSweep | RecursiveAttribution:
+    if config.attribution_scorer in SWEEPS:
+        rounds = COUNTERFACTUAL_ROUNDS if config.attribution_scorer == "counterfactual" else 0
+        return BackwardSweep(model, config.attribution_threshold, rounds, config.attribution_max_tokens)
+    if config.attribution_scorer == "recursive":
+        return RecursiveAttribution(model, baseline=resolve_baseline(model, config.attribution_baseline))
     if config.attribution_scorer != "integrated_gradients":
         return SegmentScorer(model, config.attribution_scorer, config.attribution_max_tokens)
     engine = IntegratedGradients(

@@ -17,7 +17,17 @@ from .integrated_gradients import Attribution
 from .passes import EmbeddingSwap, Passes, attribution_mode, split_target
 
 
-SCORERS = ("integrated_gradients", "gradient_x_input", "perplexity", "entropy", "confidence_gain", "random")
+SWEEPS = ("marginal", "counterfactual")
+SCORERS = (
+    "integrated_gradients",
+    "gradient_x_input",
+    "recursive",
+    *SWEEPS,
+    "perplexity",
+    "entropy",
+    "confidence_gain",
+    "random",
+)
 
 
 class SegmentScorer:
@@ -45,8 +55,9 @@ class SegmentScorer:
     """
 
     def __init__(self, model: PreTrainedModel, scorer: str, max_tokens_per_forward: int | None = None):
-        if scorer not in SCORERS[1:]:
-            raise ValueError(f"Unknown scorer {scorer!r}. Pass one of {', '.join(map(repr, SCORERS[1:]))}.")
+        known = [name for name in SCORERS if name not in ("integrated_gradients", "recursive", *SWEEPS)]
+        if scorer not in known:
+            raise ValueError(f"Unknown scorer {scorer!r}. Pass one of {', '.join(map(repr, known))}.")
         self.model = model
         self.scorer = scorer
         self.max_tokens_per_forward = max_tokens_per_forward or 16384

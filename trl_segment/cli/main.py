@@ -9,6 +9,9 @@ _COMMANDS = {
     "sft": "Fine-tune on the selected segments",
     "inspect": "Show one trace, in the terminal or as a page: its segments, their scores, kept or dropped",
     "report": "Write a page with figures on what a selection does to a whole dataset",
+    "evaluate": "Accuracy and output length of models on problem sets",
+    "generate": "Sample solutions, keep the shortest correct one of each problem",
+    "quality": "Compare the selection with known roles of segments",
     "demo": "Run all of it on a small model and the traces of a toy world",
 }
 

@@ -1,0 +1,672 @@
+"""Which selection rule finds the segments that matter, and what fine-tuning on its selection does.
+
+    python examples/tiny_world/study.py --output_dir docs/tiny_world     # under an hour on two cores
+    python examples/tiny_world/study.py --quick --output_dir study       # does it run at all: under five minutes
+
+Everything goes through the public commands: `trl-segment attribute` scores the traces of both settings of the world,
+`trl-segment sft` fine-tunes the base model once per arm and seed, `trl-segment evaluate` lets the result work on test
+problems, greedily and at temperature 0.6. What is made here is the oracle's store (strength 1 for useful segments, 0
+for others), the thresholds of the comparisons at a matched share of segments, and the tables and figures.
+
+Writes `results.md`, `results.json` and figures to `--output_dir`; work in progress lies in `--work_dir`, and what is
+found there is not made again. The last line sums up in one sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import world  # noqa: E402
+
+
+SEEDS_PER_ARM = 5
+N_TRACES = 160
+N_PROBLEMS = 500
+MAX_NEW_TOKENS = 1000
+STEPS, BATCH, LEARNING_RATE = 75, 4, 1e-3
+
+# Fixed on 48 traces of "repetition" (split "rules"), see the page on selection rules; test problems were not used.
+THRESHOLD = 0.3
+
+
+@dataclass(frozen=True)
+class Arm:
+    """
+    One way to choose what is trained.
+
+    Args:
+        name (`str`):
+            Name in tables.
+        scorer (`str`, *optional*):
+            Store to select from, one of `SCORERS`, `"oracle"` or `None` (nothing to select: full SFT).
+        options (`tuple[str, ...]`):
+            Options of the selection for `trl-segment sft`.
+        matched (`bool`):
+            Whether `tau` is set so that the share of kept segments is that of the paper's rule.
+        both (`bool`):
+            Whether the arm also runs in the second setting.
+    """
+
+    name: str
+    scorer: str | None = "integrated_gradients"
+    options: tuple[str, ...] = ()
+    matched: bool = False
+    both: bool = False
+
+
+FREE = ("--keep_first", "0", "--keep_last", "0")
+ABOVE = ("--selection", "threshold", "--min_strength", str(THRESHOLD), *FREE)
+ALL_STRONG = ("--beta", "1")
+ORACLE = ("--selection", "threshold", "--min_strength", "0.5", *FREE)
+
+ARMS = (
+    Arm("full", None, ("--selection", "all"), both=True),
+    Arm("paper", both=True),
+    Arm("paper, every transition", options=("--transition", "every")),
+    Arm("paper, no transition", options=("--transition", "none")),
+    Arm("paper, not forced", options=FREE),
+    Arm("strength only", options=ALL_STRONG),
+    Arm("consistency only", options=("--tau", "1")),
+    Arm("random", options=("--selection", "random"), both=True),
+    Arm("perplexity", "perplexity", ALL_STRONG, matched=True),
+    Arm("entropy", "entropy", ALL_STRONG, matched=True),
+    Arm("confidence gain", "confidence_gain", ALL_STRONG, matched=True),
+    Arm("oracle", "oracle", ORACLE, both=True),
+    Arm("oracle, every transition", "oracle", (*ORACLE, "--transition", "every")),
+    Arm("oracle, pruned", "oracle", (*ORACLE, "--dropped_segments", "prune")),
+    Arm("paper, pruned", options=("--dropped_segments", "prune")),
+    Arm("signed", options=(*ALL_STRONG, *FREE, "--min_direction", "-0.2")),
+    Arm("consistency above chance", options=("--consistency_scale", "chance", *FREE)),
+    Arm("consistency by rank", options=("--consistency_scale", "rank", *FREE)),
+    Arm("recursive", "recursive", (*ALL_STRONG, *FREE)),
+    Arm("marginal", "marginal", ABOVE, both=True),
+    Arm("counterfactual", "counterfactual", ABOVE, both=True),
+    Arm("counterfactual, every transition", "counterfactual", (*ABOVE, "--transition", "every")),
+)
+SCORERS = {
+    "integrated_gradients": ("--attribution_rule", "midpoint", "--attribution_evaluations", "16"),
+    "perplexity": (),
+    "entropy": (),
+    "confidence_gain": (),
+    "recursive": (),
+    "marginal": ("--attribution_threshold", str(THRESHOLD)),
+    "counterfactual": ("--attribution_threshold", str(THRESHOLD)),
+}
+
+
+@dataclass
+class Run:
+    """One fine-tuning: an arm in a setting with a seed; `None` for the base model, which is not trained."""
+
+    setting: str
+    arm: Arm | None
+    seed: int
+    steps: int
+    folder: Path = field(default_factory=Path)
+
+
+def run_command(*argv: object) -> str:
+    """Runs `trl-segment` in this process and returns what it printed."""
+    from trl_segment.cli.main import main
+
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        main([str(argument) for argument in argv])
+    return printed.getvalue()
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    """Writes one JSON object a line, under a temporary name first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """Reads one JSON object a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# -------------------------------------------------------------------------------------------- traces and their scores
+
+
+def prepare(work: Path, setting: str, n_traces: int, n_problems: int) -> None:
+    """Writes the traces to fine-tune on and the test problems of a setting; their seeds are disjoint."""
+    traces = work / setting / "traces.jsonl"
+    if not traces.exists():
+        write_jsonl(traces, list(world.make_rows(setting, n_traces, split="study")))
+        rows = world.make_rows(setting, n_problems, split="test")
+        write_jsonl(
+            work / setting / "problems.jsonl",
+            [{key: row[key] for key in ("id", "question", "answer")} for row in rows],
+        )
+
+
+def score_traces(job: tuple[Path, str, str]) -> tuple[str, str, float, str]:
+    """Fills one store. Returns setting, scorer, seconds and what the command printed."""
+    work, setting, scorer = job
+    done = work / setting / f"{scorer}.done"
+    if not done.exists():
+        started = time.monotonic()
+        if scorer == "oracle":
+            printed = write_oracle_store(work, setting)
+        else:
+            printed = run_command(
+                *("attribute", "--model_name_or_path", HERE / "checkpoint"),
+                *("--dataset_name", work / setting / "traces.jsonl", "--attributions", work / setting / scorer),
+                *("--attribution_scorer", scorer, *SCORERS[scorer]),
+            )
+        done.write_text(json.dumps([time.monotonic() - started, printed]))
+    return setting, scorer, *json.loads(done.read_text())
+
+
+def write_oracle_store(work: Path, setting: str) -> str:
+    """A store like that of the attributions in which a useful segment has strength 1 and any other 0."""
+    from trl_segment import build_trace
+    from trl_segment.attribution import AttributionStore
+
+    attributed = AttributionStore(work / setting / "integrated_gradients")
+    store = AttributionStore(work / setting / "oracle", {**attributed.settings, "scorer": "oracle"})
+    for row in read_jsonl(work / setting / "traces.jsonl"):
+        scored = attributed[build_trace(row).key]
+        useful = np.array([role in world.USEFUL_ROLES for role in row["roles"]])
+        strength = (useful * np.sqrt(scored.num_tokens)).tolist()
+        store.add(
+            type(scored)(
+                key=scored.key,
+                name=scored.name,
+                num_tokens=scored.num_tokens,
+                sum_abs=strength,
+                sum_signed=[0.0] * len(strength),
+                sequence_tokens=scored.sequence_tokens,
+            )
+        )
+    store.flush()
+    return "strength 1 for useful segments"
+
+
+def selections(work: Path, setting: str, arm: Arm) -> list[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
+    """Roles, kept flags, strengths and token counts of every trace, as `trl-segment sft` will select them."""
+    from trl_segment import SelectionConfig, build_trace, select_segments
+    from trl_segment.attribution import AttributionStore
+    from trl_segment.selection import attribution_strength, draw_segments
+
+    options = selection_options(work, setting, arm)
+    config = SelectionConfig(**{k: v for k, v in options.items() if k != "dropped_segments"})
+    store = AttributionStore(work / setting / (arm.scorer or "integrated_gradients"))
+    result = []
+    for row in read_jsonl(work / setting / "traces.jsonl"):
+        trace = build_trace(row)
+        scored = store[trace.key]
+        kept = select_segments(scored.num_tokens, scored.sum_abs, scored.sum_signed, config)
+        if config.selection == "random":
+            kept = draw_segments(kept, config, seed=[0, int(trace.key, 16)])
+        elif config.selection == "all":
+            kept[:] = True
+        strength = attribution_strength(scored.sum_abs, scored.num_tokens)
+        result.append((row["roles"], kept, strength, np.asarray(scored.num_tokens)))
+    return result
+
+
+def selection_options(work: Path, setting: str, arm: Arm) -> dict:
+    """Fields of the selection, with the matched `tau` where the arm asks for it."""
+    names = [option.removeprefix("--") for option in arm.options[::2]]
+    values = [int(v) if v.isdigit() else float(v) if _is_number(v) else v for v in arm.options[1::2]]
+    options = dict(zip(names, values, strict=True))
+    if arm.matched:
+        options["tau"] = matched_tau(work, setting, arm.scorer)
+    return options
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def matched_tau(work: Path, setting: str, scorer: str) -> float:
+    """The `tau` at which a scorer's strongest segments are as many as the paper's rule keeps."""
+    paper = next(arm for arm in ARMS if arm.name == "paper")
+    wanted = np.concatenate([kept for _, kept, _, _ in selections(work, setting, paper)]).mean()
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        tau = (low + high) / 2
+        arm = Arm("", scorer, (*ALL_STRONG, "--tau", f"{tau:.6f}"))
+        share = np.concatenate([kept for _, kept, _, _ in selections(work, setting, arm)]).mean()
+        low, high = (tau, high) if share < wanted else (low, tau)
+    return round(tau, 4)
+
+
+# ------------------------------------------------------------------------------------------ fine-tuning, evaluation
+
+
+def train_and_evaluate(job: tuple[Path, Run]) -> None:
+    """Fine-tunes one model through `trl-segment sft`, evaluates it, and keeps what it answered."""
+    work, run = job
+    run.folder.mkdir(parents=True, exist_ok=True)
+    modes = {"greedy": ("--temperature", "0"), "sampled": ("--temperature", "0.6", "--seed", run.seed)}
+    if all((run.folder / f"{mode}.json").exists() for mode in modes):
+        return
+    model = HERE / "checkpoint"
+    if run.arm is not None:
+        model = run.folder / "model"
+        options = [f for k, v in selection_options(work, run.setting, run.arm).items() for f in (f"--{k}", str(v))]
+        started = time.monotonic()
+        printed = run_command(
+            *("sft", "--model_name_or_path", HERE / "checkpoint", "--output_dir", model),
+            *("--dataset_name", work / run.setting / "traces.jsonl"),
+            *("--attributions", work / run.setting / (run.arm.scorer or "integrated_gradients"), *options),
+            *("--max_steps", run.steps, "--per_device_train_batch_size", BATCH, "--learning_rate", LEARNING_RATE),
+            *("--lr_scheduler_type", "cosine", "--warmup_steps", "5", "--max_length", "2048", "--seed", run.seed),
+            *("--bf16", "False", "--gradient_checkpointing", "False", "--report_to", "none"),
+            *("--save_strategy", "no", "--logging_strategy", "no", "--disable_tqdm", "True"),
+        )
+        (run.folder / "sft.txt").write_text(f"{printed}\n{time.monotonic() - started:.1f} s\n")
+    for mode, options in modes.items():
+        run_command(
+            *("evaluate", "--models", model, "--problems", work / run.setting / "problems.jsonl", *options),
+            *("--max_new_tokens", MAX_NEW_TOKENS, "--batch_size", N_PROBLEMS),
+            *("--output_dir", run.folder / mode),
+            *("--json", run.folder / f"{mode}.tmp"),
+        )
+        (run.folder / f"{mode}.tmp").replace(run.folder / f"{mode}.json")
+    if run.arm is not None:
+        shutil.rmtree(model)
+
+
+# ---------------------------------------------------------------------------------------------------- what came out
+
+
+@dataclass
+class Outcome:
+    """
+    What the models of one arm did, all of shape (seeds, problems).
+
+    Args:
+        correct (`np.ndarray`):
+            Whether the whole answer is right.
+        tokens (`np.ndarray`):
+            Output tokens.
+        cut_off (`np.ndarray`):
+            Whether the output hit the limit.
+        answered (`np.ndarray`):
+            Share of the registers asked for that the answer names.
+        queries (`np.ndarray`):
+            Share of them that it gives right.
+        roles (`dict[str, float]`):
+            Segments of each role in an output, mean over all.
+    """
+
+    correct: np.ndarray
+    tokens: np.ndarray
+    cut_off: np.ndarray
+    answered: np.ndarray
+    queries: np.ndarray
+    roles: dict[str, float]
+
+
+def read_outcome(work: Path, setting: str, folders: list[Path], mode: str) -> Outcome:
+    """Collects the runs of one arm."""
+    problems = read_jsonl(work / setting / "problems.jsonl")
+    columns: dict[str, list[list[float]]] = {k: [] for k in ("correct", "tokens", "cut_off", "answered", "queries")}
+    counts: dict[str, int] = {}
+    n_outputs = 0
+    for folder in folders:
+        rows = json.loads((folder / f"{mode}.json").read_text())["rows"]
+        (written,) = (folder / mode).glob("*/*.jsonl")
+        outputs = {record["id"]: record["solution"] for record in read_jsonl(written) if "solution" in record}
+        if [row["id"] for row in rows] != [problem["id"] for problem in problems]:
+            raise ValueError(f"{folder / mode}.json answers other problems than {work / setting}/problems.jsonl.")
+        for values in columns.values():
+            values.append([])
+        for row, problem in zip(rows, problems, strict=True):
+            reasoning, boxed = world.parse_solution(outputs[row["id"]])
+            given = world.parse_answer(boxed or "")
+            wanted = world.parse_answer(problem["answer"])
+            columns["correct"][-1].append(row["correct"])
+            columns["tokens"][-1].append(row["tokens"])
+            columns["cut_off"][-1].append(row["cut_off"])
+            columns["answered"][-1].append(np.mean([name in given for name in wanted]))
+            columns["queries"][-1].append(np.mean([given.get(name) == value for name, value in wanted.items()]))
+            for segment in world.split_segments(reasoning):
+                role = world.role_of(segment) or "unknown"
+                counts[role] = counts.get(role, 0) + 1
+            n_outputs += 1
+    arrays = {name: np.array(values, dtype=float) for name, values in columns.items()}
+    return Outcome(**arrays, roles={role: count / n_outputs for role, count in counts.items()})
+
+
+class Resamples:
+    """
+    Bootstrap over seeds and problems together, the same draws for every arm, so that differences are paired.
+
+    Args:
+        seeds (`int`):
+            Fine-tuning seeds.
+        problems (`int`):
+            Problems.
+        draws (`int`, defaults to `2000`):
+            Resamples.
+    """
+
+    def __init__(self, seeds: int, problems: int, draws: int = 2000) -> None:
+        generator = np.random.default_rng(0)
+        self.seeds = [generator.integers(0, seeds, seeds) for _ in range(draws)]
+        self.problems = [generator.integers(0, problems, problems) for _ in range(draws)]
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """Mean of each resample, shape (draws,); one row stands for every seed."""
+        values = np.broadcast_to(values, (len(self.seeds[0]), values.shape[1]))
+        return np.array([values[s].mean(0)[p].mean() for s, p in zip(self.seeds, self.problems, strict=True)])
+
+
+def interval(draws: np.ndarray, digits: int = 3) -> str:
+    """The middle 95 % of draws, as text."""
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def table(header: list[str], rows: list[list[object]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+
+
+TRUTHS = {
+    # name -> useful roles, ignored roles
+    "direct": (world.DIRECT_ROLES, world.INDIRECT_ROLES),
+    "direct only": (world.DIRECT_ROLES, ()),
+    "all": (world.USEFUL_ROLES, ()),
+}
+ROLES = tuple(role for role in world.ROLES if not role.endswith("_indirect"))
+
+
+def write_quality(work: Path, out: Path, arms: list[Arm], costs: dict) -> tuple[str, dict]:
+    """Selection quality of every arm that selects, as Markdown and as numbers; draws its figures."""
+    from trl_segment.quality import selection_quality
+    from trl_segment.report.quality import draw_quality
+
+    text, numbers = "", {}
+    selecting = [arm for arm in arms if "transition" not in arm.name and "pruned" not in arm.name]
+    for setting in world.SETTINGS:
+        rows, drawn = [], {}
+        for arm in selecting:
+            selected = selections(work, setting, arm)
+            compared = [(roles, kept, strength) for roles, kept, strength, _ in selected]
+            found = {name: selection_quality(compared, *truth) for name, truth in TRUTHS.items()}
+            drawn[arm.name] = found["all"]
+            kept = np.concatenate([kept for _, kept, _, _ in selected])
+            tokens = np.concatenate([n for _, _, _, n in selected])
+            cost = costs[setting].get(arm.scorer, {}) if arm.scorer not in (None, "oracle") else {}
+            rows.append(
+                [
+                    arm.name,
+                    f"{kept.mean():.2f}",
+                    f"{tokens[kept].sum() / tokens.sum():.2f}",
+                    *(
+                        f"{found['direct'].precision:.2f}",
+                        f"{found['direct'].recall:.2f}",
+                        f"**{found['direct'].f1:.3f}**",
+                    ),
+                    f"{found['direct only'].f1:.3f}",
+                    *(f"{found['all'].precision:.2f}", f"{found['all'].recall:.2f}", f"**{found['all'].f1:.3f}**"),
+                    f"{found['all'].auc:.3f}",
+                    f"{cost['evaluations']:.1f}" if cost.get("evaluations") else "–",
+                    f"{cost['seconds']:.2f}" if cost else "–",
+                ]
+            )
+            numbers.setdefault(setting, {})[arm.name] = {
+                name: {k: getattr(q, k) for k in ("precision", "recall", "f1", "auc")} for name, q in found.items()
+            } | {"kept": float(kept.mean()), "cost": cost}
+        figure = f"quality_{setting}.svg"
+        draw_quality(drawn, out / figure, world.USEFUL_ROLES)
+        header = ["rule", "kept", "of tokens", "P", "R", "F1 direct", "F1 direct only", "P all", "R all", "F1 all"]
+        header += ["AUC", "evaluations", "s a trace"]
+        text += f"\n### {setting}\n\n{table(header, rows)}\n![Share of segments kept by role, {setting}]({figure})\n"
+    return text, numbers
+
+
+def write_outcomes(work: Path, out: Path, runs: list[Run]) -> tuple[str, dict]:
+    """What the models do, as Markdown and as numbers; draws the figures."""
+    text, numbers = "", {}
+    for setting in world.SETTINGS:
+        here = [run for run in runs if run.setting == setting]
+        names = ["base", *dict.fromkeys(run.arm.name for run in here if run.arm is not None)]
+        for mode in ("greedy", "sampled"):
+            outcomes = {}
+            for name in names:
+                folders = [run.folder for run in here if (run.arm.name if run.arm else "base") == name]
+                outcomes[name] = read_outcome(work, setting, folders, mode)
+            seeds, problems = outcomes["full"].correct.shape
+            draw = Resamples(seeds, problems)
+            accuracy = {name: draw.means(one.correct) for name, one in outcomes.items()}
+            tokens = {name: draw.means(one.tokens) for name, one in outcomes.items()}
+            rows, numbers[f"{setting}, {mode}"] = [], {}
+            for name, one in outcomes.items():
+                gain, saved = accuracy[name] - accuracy["full"], tokens["full"] - tokens[name]
+                share = saved / tokens["full"]
+                rows.append(
+                    [
+                        name,
+                        f"{one.correct.mean():.3f} ({interval(accuracy[name])})",
+                        f"{one.correct.mean() - outcomes['full'].correct.mean():+.3f} ({interval(gain)})",
+                        f"{one.tokens.mean():.0f} ({interval(tokens[name], 0)})",
+                        f"{1 - one.tokens.mean() / outcomes['full'].tokens.mean():+.1%} ({interval(share, 2)})",
+                        f"{one.cut_off.mean():.3f}",
+                        f"{one.answered.mean():.3f}",
+                        f"{one.queries.mean():.3f}",
+                    ]
+                )
+                numbers[f"{setting}, {mode}"][name] = {
+                    "accuracy": float(one.correct.mean()),
+                    "accuracy_by_seed": one.correct.mean(1).tolist(),
+                    "tokens": float(one.tokens.mean()),
+                    "cut_off": float(one.cut_off.mean()),
+                    "answered": float(one.answered.mean()),
+                    "queries": float(one.queries.mean()),
+                    "accuracy_gain": [float(gain.mean()), *np.quantile(gain, [0.025, 0.975]).tolist()],
+                    "tokens_saved": [float(share.mean()), *np.quantile(share, [0.025, 0.975]).tolist()],
+                    "roles": one.roles,
+                }
+                if name in ("marginal", "counterfactual"):
+                    parts = {}
+                    for what, mine, oracle in (
+                        ("accuracy", gain, accuracy["oracle"] - accuracy["full"]),
+                        ("length", saved, tokens["full"] - tokens["oracle"]),
+                    ):
+                        with np.errstate(divide="ignore", invalid="ignore"):
+                            ratio = mine / oracle
+                        parts[what] = [
+                            float(mine.mean() / oracle.mean()),
+                            *np.quantile(ratio, [0.025, 0.975]).tolist(),
+                        ]
+                    numbers[f"{setting}, {mode}"][name]["of_the_oracles_gain"] = parts
+            header = ["arm", "accuracy", "less full", "output tokens", "saved", "cut off", "answered", "queries right"]
+            title = "greedy" if mode == "greedy" else "temperature 0.6"
+            text += f"\n### {setting}, {title}\n\n{table(header, rows)}"
+            text += "\nSegments in an output, by role (mean count):\n\n"
+            text += table(
+                ["arm", *ROLES, "unknown"],
+                [[n, *(f"{o.roles.get(r, 0):.1f}" for r in (*ROLES, "unknown"))] for n, o in outcomes.items()],
+            )
+        figure = f"outcomes_{setting}.svg"
+        draw_outcomes({mode: numbers[f"{setting}, {mode}"] for mode in ("greedy", "sampled")}, out / figure)
+        text += f"\n![Accuracy and output tokens of every arm, {setting}]({figure})\n"
+    return text, numbers
+
+
+def draw_outcomes(numbers: dict, path: Path) -> None:
+    """Accuracy against output tokens, one panel a mode."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    for axes, (mode, arms) in zip(figure.subplots(1, 2), numbers.items(), strict=True):
+        for name, one in arms.items():
+            special = name in ("full", "paper", "oracle", "base", "marginal", "counterfactual")
+            axes.plot(one["tokens"], one["accuracy"], "o", color="tab:red" if special else "tab:blue", markersize=5)
+            axes.annotate(
+                name, (one["tokens"], one["accuracy"]), fontsize=7, xytext=(3, 3), textcoords="offset points"
+            )
+        axes.set_xlabel("output tokens, mean")
+        axes.set_ylabel("accuracy")
+        axes.set_title("greedy" if mode == "greedy" else "temperature 0.6", fontsize=10)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def write_gains(numbers: dict) -> str:
+    """How much of what the oracle gains over full SFT a rule reaches."""
+    rows = []
+    for where, arms in numbers.items():
+        for name, one in arms.items():
+            if "of_the_oracles_gain" in one:
+                parts = one["of_the_oracles_gain"]
+                cells = [f"{parts[k][0]:.2f} ({parts[k][1]:.2f} to {parts[k][2]:.2f})" for k in ("accuracy", "length")]
+                rows.append([where, name, *cells])
+    return table(["setting", "rule", "share of the oracle's gain in accuracy", "in output tokens saved"], rows)
+
+
+def study(args: argparse.Namespace) -> None:
+    """Runs everything and writes the results."""
+    started = time.monotonic()
+    work, out = Path(args.work_dir), Path(args.output_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    n_traces, n_problems, seeds, steps = args.traces, args.problems, args.seeds, args.steps
+    chosen = [arm for arm in ARMS if arm.name in args.arms]
+    # The paper's scores also say at which share comparisons are matched, and what the oracle's store looks like
+    scorers = {"integrated_gradients": None} | {arm.scorer: None for arm in chosen if arm.scorer in SCORERS}
+    for setting in world.SETTINGS:
+        prepare(work, setting, n_traces, n_problems)
+    # Processes that start afresh: forked ones would inherit torch's thread pool
+    with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
+        jobs = [(work, setting, scorer) for scorer in scorers for setting in world.SETTINGS]
+        costs: dict[str, dict] = {setting: {} for setting in world.SETTINGS}
+        jobs_done = list(pool.imap(score_traces, jobs))
+        jobs_done += list(pool.imap(score_traces, [(work, setting, "oracle") for setting in world.SETTINGS]))
+        for setting, scorer, seconds, printed in jobs_done:
+            costs[setting][scorer] = {
+                "seconds": seconds / n_traces,
+                "evaluations": mean_evaluations(work, setting, scorer),
+            }
+            print(f"{setting}: {scorer} in {seconds:.0f} s. {printed.strip().splitlines()[0]}", flush=True)
+
+        runs = []
+        for setting in world.SETTINGS:
+            base = Run(setting, None, 0, 0, work / setting / "runs" / "base")
+            # The base model does not depend on a seed, but its samples do: one run stands for all
+            runs.append(base)
+            arms = [arm for arm in chosen if setting == "repetition" or arm.both]
+            for seed in range(seeds):
+                for arm in arms:
+                    folder = work / setting / "runs" / arm.name.replace(" ", "_").replace(",", "") / str(seed)
+                    runs.append(Run(setting, arm, seed, steps, folder))
+        for number, _ in enumerate(pool.imap_unordered(train_and_evaluate, [(work, run) for run in runs]), 1):
+            if number % 10 == 0 or number == len(runs):
+                print(f"{number} of {len(runs)} runs, {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+
+    quality_text, quality = write_quality(work, out, chosen, costs)
+    outcome_text, outcomes = write_outcomes(work, out, runs)
+    minutes = (time.monotonic() - started) / 60
+    settings = {
+        "traces": n_traces,
+        "problems": n_problems,
+        "seeds": seeds,
+        "steps": steps,
+        "batch": BATCH,
+        "learning_rate": LEARNING_RATE,
+        "threshold": THRESHOLD,
+        "minutes": round(minutes, 1),
+        "processes": args.processes,
+    }
+    results = {"settings": settings, "quality": quality, "outcomes": outcomes}
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    page = PAGE.format(quality=quality_text, outcomes=outcome_text, gains=write_gains(outcomes), **settings)
+    (out / "results.md").write_text(page, encoding="utf-8")
+    greedy = outcomes["repetition, greedy"]
+    print(
+        "repetition, greedy: "
+        + ", ".join(f"{n} {greedy[n]['accuracy']:.3f} / {greedy[n]['tokens']:.0f}" for n in SUMMARY if n in greedy)
+        + f" (accuracy / tokens); F1 of counterfactual {quality['repetition']['counterfactual']['all']['f1']:.3f} and "
+        f"{quality['detours']['counterfactual']['all']['f1']:.3f} in detours; {minutes:.1f} minutes"
+    )
+
+
+SUMMARY = ("base", "full", "paper", "counterfactual", "oracle")
+PAGE = """<!-- Written by examples/tiny_world/study.py; edit that, not this. -->
+# Results of the study
+
+{traces} traces a setting, {steps} steps of {batch} traces at learning rate {learning_rate}, {seeds} fine-tuning seeds,
+{problems} test problems; {minutes} minutes with {processes} processes of one thread on two cores of a cloud CPU,
+without what lay in the work folder already. Ranges are 95 % bootstrap intervals over seeds and problems together;
+differences are paired.
+What the arms are and what follows from this: [selection rules](../selection_rules.md).
+
+## Selection quality
+
+`direct` counts steps whose result the answer names and leaves those needed only through others out of the count;
+`direct only` counts these as redundant; `all` counts both as useful. `evaluations` is the cost of a trace in gradient
+evaluations (a forward pass is a third).
+{quality}
+## After fine-tuning
+{outcomes}
+## Share of the oracle's gain
+
+(rule - full) / (oracle - full); an interval that spans signs means that the oracle's own gain is not clear of zero.
+
+{gains}"""
+
+
+def mean_evaluations(work: Path, setting: str, scorer: str) -> float:
+    """Gradient evaluations a trace in a store."""
+    from trl_segment.attribution import AttributionStore
+
+    store = AttributionStore(work / setting / scorer)
+    return float(np.mean([store[key].evaluations for key in store]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compare selection rules in the tiny world.")
+    parser.add_argument("--output_dir", default="study", help="where results.md, results.json and figures go")
+    parser.add_argument("--work_dir", help="where stores and answers go; default: `work` in the output folder")
+    parser.add_argument("--quick", action="store_true", help="a run of minutes whose figures say nothing")
+    parser.add_argument("--traces", type=int, default=N_TRACES, help="traces to select from and fine-tune on")
+    parser.add_argument("--problems", type=int, default=N_PROBLEMS, help="test problems")
+    parser.add_argument("--seeds", type=int, default=SEEDS_PER_ARM, help="fine-tuning seeds per arm")
+    parser.add_argument("--steps", type=int, default=STEPS, help="fine-tuning steps")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes of one thread")
+    names = [arm.name for arm in ARMS]
+    parser.add_argument("--arms", nargs="+", default=names, choices=names, help="default: all", metavar="ARM")
+    args = parser.parse_args()
+    if missing := {"full", "oracle", "counterfactual"} - set(args.arms):
+        parser.error(f"--arms must include {', '.join(sorted(missing))}, which the tables compare with")
+    if args.quick:
+        args.traces, args.problems, args.seeds, args.steps = 8, 8, 1, 2
+    args.work_dir = args.work_dir or str(Path(args.output_dir) / "work")
+    study(args)
+
+
+if __name__ == "__main__":
+    main()

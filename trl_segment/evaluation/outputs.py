@@ -1,0 +1,320 @@
+"""
+Outputs of a model on problems: kept in a JSONL file as they are made, graded from it.
+
+A line of the file is a dataset row (`id`, `question`, `solution`, `answer`) with what is known about the output
+(`sample`, `tokens`, `cut_off`), so that the file can be graded again, or attributed, like any other.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..traces import Trace, TraceConfig, build_trace, row_name
+from ..traces.alignment import render_prompt
+from .generation import DecodingConfig, Output, Request, end_token_ids, generate_outputs
+from .grading import Grader
+from .metrics import Graded
+
+
+@dataclass(frozen=True)
+class Problem:
+    """
+    A problem to solve.
+
+    Args:
+        id (`str`):
+            Its name, unique in its set.
+        question (`str`):
+            Its text, without the instruction to the model.
+        answer (`str`):
+            The right answer.
+        trace ([`~trl_segment.traces.Trace`]):
+            Holds the prompt as training and attribution have it.
+    """
+
+    id: str
+    question: str
+    answer: str
+    trace: Trace
+
+
+def read_problems(rows: Iterable[Mapping[str, Any]], config: TraceConfig | None = None) -> list[Problem]:
+    """
+    Read problems from dataset rows.
+
+    Args:
+        rows (`Iterable[Mapping]`):
+            Rows with `question` (or `problem`) and the answer column, or with `prompt` and it. `id` names a row; rows
+            without one are numbered. A `solution` that a row brings along is not looked at.
+        config ([`~trl_segment.TraceConfig`], *optional*):
+            `question_template` and `answer_column`.
+
+    Returns:
+        `list[Problem]`: In the order of the rows.
+
+    Raises:
+        `ValueError`: If there is no row, a row has no answer, or two rows have the same `id`.
+    """
+    config = config or TraceConfig()
+    problems, seen = [], set()
+    for index, row in enumerate(rows):
+        name = row_name(row, index)
+        row = {key: value for key, value in row.items() if key not in ("solution", "completion", "messages")}
+        ending = {"completion": ""} if row.get("prompt") is not None else {"solution": ""}
+        trace = build_trace({**row, **ending}, config)
+        if not trace.answer:
+            raise ValueError(
+                f"Problem {name!r} has no answer in the column {config.answer_column!r}, so outputs cannot be graded. "
+                "Name the column with `answer_column`."
+            )
+        if name in seen:
+            raise ValueError(f"Two problems have the id {name!r}. Give each its own `id`, or leave the column out.")
+        seen.add(name)
+        question = row.get("question") or row.get("problem")
+        if not isinstance(question, str):
+            question = trace.prompt if isinstance(trace.prompt, str) else str(trace.prompt[-1].get("content", ""))
+        problems.append(Problem(name, question, trace.answer, trace))
+    if not problems:
+        raise ValueError("There is no problem in the file.")
+    return problems
+
+
+class OutputFile:
+    """
+    Outputs in a JSONL file, with what made them in a `.settings.json` beside it.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The JSONL file. Outputs that it holds already are not made again. A line that a killed run left half
+            written is cut off.
+        settings (`dict`):
+            What changes outputs: model, decoding, prompt.
+
+    Raises:
+        `ValueError`: If the file was made with other settings.
+    """
+
+    def __init__(self, path: str | os.PathLike, settings: dict[str, Any]):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        settings = json.loads(json.dumps(settings))
+        settings_file = self.path.with_suffix(".settings.json")
+        if settings_file.exists() and self.path.exists() and self.path.stat().st_size:
+            stored = json.loads(settings_file.read_text(encoding="utf-8"))
+            different = [
+                f"  {key}: then {stored.get(key)!r}, now {settings.get(key)!r}"
+                for key in sorted({*stored, *settings})
+                if stored.get(key) != settings.get(key)
+            ]
+            if different:
+                raise ValueError(
+                    f"The outputs in {str(self.path)!r} were made with other settings:\n" + "\n".join(different) + "\n"
+                    "Choose another `output_dir`, another name for the model, or delete the file."
+                )
+        temporary = settings_file.with_name(f".{settings_file.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        os.replace(temporary, settings_file)
+        self.records = self._read()
+
+    def _read(self) -> dict[tuple[str, int, str], dict]:
+        records, whole = {}, 0
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                for line in file:
+                    try:
+                        record = json.loads(line) if line.endswith(b"\n") else None
+                        if record is None:
+                            break
+                        records[record["id"], record["sample"], record["prompt"]] = record
+                    except (ValueError, KeyError, TypeError):
+                        break
+                    whole += len(line)
+            if whole < self.path.stat().st_size:
+                os.truncate(self.path, whole)
+        return records
+
+    def append(self, record: dict) -> None:
+        """
+        Add an output; it outlives this process when this returns.
+
+        Args:
+            record (`dict`):
+                With `id`, `sample` and `prompt` (a hash of the prompt) among others.
+        """
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self.records[record["id"], record["sample"], record["prompt"]] = record
+
+
+def solve_problems(
+    problems: Sequence[Problem],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    config: DecodingConfig,
+    samples: int = 1,
+    file: OutputFile | None = None,
+    batch_size: int = 64,
+    on_step: Callable[[int], None] | None = None,
+    on_output: Callable[[dict], None] | None = None,
+    decode: Callable[[Sequence[Request]], Iterator[Output]] | None = None,
+) -> list[list[dict]]:
+    """
+    Let a model solve problems.
+
+    Args:
+        problems (`Sequence[Problem]`):
+            See [`read_problems`].
+        model ([`~transformers.PreTrainedModel`]):
+            Causal language model. `None` if `decode` is given.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        config ([`DecodingConfig`]):
+            How to decode.
+        samples (`int`, *optional*, defaults to `1`):
+            Outputs per problem.
+        file ([`OutputFile`], *optional*):
+            Outputs are added to it as they end, and those it has are not made again.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Outputs made at a time.
+        on_step, on_output (`Callable`, *optional*):
+            Called with the number of tokens of a step, and with each finished record.
+        decode (`Callable`, *optional*):
+            Another engine: from requests to outputs as they end.
+
+    Returns:
+        `list[list[dict]]`: Records by problem and sample.
+
+    Raises:
+        `ValueError`: If several outputs per problem are asked for in greedy decoding: they would all be the same.
+    """
+    if samples > 1 and config.temperature == 0:
+        raise ValueError(
+            f"{samples} outputs per problem at temperature 0 would all be the same. Set a temperature (the paper "
+            "samples at 0.6), or one sample."
+        )
+    records: dict[tuple[str, int, str], dict] = dict(file.records) if file is not None else {}
+    requests, hashes, by_id = [], {}, {problem.id: problem for problem in problems}
+    for problem in problems:
+        text = render_prompt(problem.trace, tokenizer)
+        plain = isinstance(problem.trace.prompt, str)
+        ids = tokenizer(text, add_special_tokens=plain)["input_ids"]
+        hashes[problem.id] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        for sample in range(samples):
+            if (problem.id, sample, hashes[problem.id]) not in records:
+                requests.append(Request(problem.id, sample, ids))
+
+    if decode is None and requests:
+        decode = functools.partial(
+            generate_outputs,
+            model,
+            end_ids=end_token_ids(model, tokenizer),
+            config=config,
+            batch_size=batch_size,
+            on_step=on_step,
+        )
+    for output in decode(requests) if requests else ():
+        problem = by_id[output.id]
+        record = {
+            "id": output.id,
+            "sample": output.sample,
+            "question": problem.question,
+            "solution": tokenizer.decode(output.token_ids, skip_special_tokens=True),
+            "answer": problem.answer,
+            "tokens": output.tokens,
+            "cut_off": output.cut_off,
+            "prompt": hashes[output.id],
+        }
+        records[record["id"], record["sample"], record["prompt"]] = record
+        if file is not None:
+            file.append(record)
+        if on_output is not None:
+            on_output(record)
+    return [[records[p.id, sample, hashes[p.id]] for sample in range(samples)] for p in problems]
+
+
+def evaluate_outputs(records: Sequence[Sequence[dict]], grader: Grader) -> tuple[Graded, list[dict]]:
+    """
+    Grade the outputs of one model on one problem set.
+
+    Args:
+        records (`Sequence[Sequence[dict]]`):
+            Records by problem and sample: `id`, `solution`, `answer`, and `tokens` and `cut_off` where known. Every
+            problem has as many.
+        grader ([`Grader`]):
+            Grades.
+
+    Returns:
+        `tuple[Graded, list[dict]]`: For the figures, and a row per output: `id`, `sample`, `correct`, `verdict`,
+        `extracted`, `error`, `tokens`, `cut_off`.
+    """
+    rows, verdicts = [], []
+    for group in records:
+        grades = [grader.grade(record["solution"], record["answer"]) for record in group]
+        verdicts.append([grade.verdict for grade in grades])
+        rows += [
+            {
+                "id": record["id"],
+                "sample": record.get("sample", 0),
+                "correct": grade.correct,
+                "verdict": grade.verdict,
+                "extracted": grade.answer,
+                "error": grade.error,
+                "tokens": record.get("tokens"),
+                "cut_off": record.get("cut_off"),
+            }
+            for record, grade in zip(group, grades, strict=True)
+        ]
+
+    def array(name, dtype):
+        values = [[record.get(name) for record in group] for group in records]
+        return None if any(v is None for group in values for v in group) else np.array(values, dtype=dtype)
+
+    graded = Graded(
+        ids=[group[0]["id"] for group in records],
+        correct=np.array([[verdict == "correct" for verdict in group] for group in verdicts]),
+        verdicts=verdicts,
+        tokens=array("tokens", np.int64),
+        cut_off=array("cut_off", bool),
+    )
+    return graded, rows
+
+
+def pick_solutions(
+    records: Sequence[Sequence[dict]], correct: np.ndarray, pick: str = "shortest"
+) -> tuple[list[dict], list[str]]:
+    """
+    Choose a model's own correct solutions to train on.
+
+    Args:
+        records (`Sequence[Sequence[dict]]`):
+            Records by problem and sample, with `tokens` and `cut_off`.
+        correct (`np.ndarray`):
+            Whether each is right, shape (problems, samples).
+        pick (`str`, *optional*, defaults to `"shortest"`):
+            `"shortest"`: of each problem the correct solution with the fewest tokens, the first of several (the
+            paper's own-traces recipe). `"all"`: every different correct solution.
+
+    Returns:
+        `tuple[list[dict], list[str]]`: Rows with `id`, `question`, `solution`, `answer`, `tokens`; and the problems
+        that have no correct solution. One that was cut off is never chosen: it would teach a model not to end.
+    """
+    chosen, without = [], []
+    for group, right in zip(records, correct, strict=True):
+        usable = [record for record, ok in zip(group, right, strict=True) if ok and not record["cut_off"]]
+        if not usable:
+            without.append(group[0]["id"])
+        elif pick == "shortest":
+            chosen.append((group[0]["id"], min(usable, key=lambda record: record["tokens"])))
+        else:
+            different = list({record["solution"]: record for record in reversed(usable)}.values())[::-1]
+            chosen += [(f"{record['id']}-{record['sample']}", record) for record in different]
+    columns = ("question", "solution", "answer", "tokens")
+    return [{"id": name, **{column: record[column] for column in columns}} for name, record in chosen], without
