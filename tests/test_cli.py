@@ -8,6 +8,7 @@ import pytest
 from helpers import make_rows, tiny_model, tiny_tokenizer
 
 from trl_segment.attribution import AttributionStore
+from trl_segment.attribution.store import exclusive_run
 from trl_segment.cli import main as cli
 
 
@@ -46,6 +47,46 @@ def test_attribute_stores_every_trace(folder, capsys):
 def test_attribute_with_other_settings_into_the_same_store_is_refused(folder):
     with pytest.raises(ValueError, match="evaluations: stored 3, now 4"):
         cli.main(["attribute", "--config", str(folder / "config.yaml"), "--attribution_evaluations", "4"])
+
+
+def test_shards_into_one_store_or_several_give_the_same(folder, tmp_path, capsys):
+    def attribute(*options):
+        cli.main(["attribute", "--config", str(folder / "config.yaml"), *options])
+
+    for shard in ("2/3", "1/3", "3/3"):
+        attribute("--shard", shard, "--attributions", str(tmp_path / "shared"))
+        attribute("--shard", shard, "--attributions", str(tmp_path / f"own-{shard[0]}"))
+    shown = capsys.readouterr().out
+    assert [shown.count(f"{n} traces: {m} attributed") for n, m in ((2, 2), (2, 1), (1, 1))] == [2, 2, 2]
+    own = [str(tmp_path / f"own-{i}") for i in (3, 1, 2)]
+    cli.main(["merge", "--attributions", str(tmp_path / "merged"), "--stores", *own])
+    assert "5 traces stored in" in capsys.readouterr().out
+    contents = [
+        {path.name: path.read_bytes() for path in store.iterdir() if path.is_file()}
+        for store in (folder / "store", tmp_path / "shared", tmp_path / "merged")
+    ]
+    assert contents[0] == contents[1] == contents[2] and len(contents[0]) == 2
+    cli.main(["merge", "--attributions", str(tmp_path / "merged"), "--stores", str(tmp_path / "shared")])
+    assert "5 traces, 0 of them new" in capsys.readouterr().out
+    attribute("--attributions", str(tmp_path / "other"), "--attribution_evaluations", "4", "--shard", "1/3")
+    with pytest.raises(ValueError, match=r"(?s)must not mix:\n  evaluations: .*3, .*4"):
+        cli.main(["merge", "--attributions", str(tmp_path / "none"), "--stores", *own, str(tmp_path / "other")])
+    assert len(AttributionStore(tmp_path / "none")) == 0, "all or none"
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "3", "a/b", "1/0", "-1/3"])
+def test_a_shard_that_does_not_exist_is_refused(folder, shard):
+    with pytest.raises(ValueError, match="`shard` must be a part and the number of parts"):
+        cli.main(["attribute", "--config", str(folder / "config.yaml"), f"--shard={shard}"])
+
+
+def test_a_second_run_on_a_store_is_refused(folder):
+    for share, shard in ((None, "1/2"), ((1, 2), "1/2")):
+        with exclusive_run(folder / "store", share):
+            with pytest.raises(RuntimeError, match="Another run is at work on the attribution store"):
+                cli.main(["attribute", "--config", str(folder / "config.yaml"), "--shard", shard])
+            with pytest.raises(RuntimeError, match="Another run is at work on the attribution store"):
+                cli.main(["attribute", "--config", str(folder / "config.yaml")])
 
 
 def test_sft_trains_from_the_store(folder, tmp_path, capsys):

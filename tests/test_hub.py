@@ -297,7 +297,7 @@ def test_adapter_and_store_are_pushed_and_loaded_back(tmp_path):
     assert result["url"].startswith(f"{hub.endpoint}/datasets/user/attributions/commit/")
     assert result["replaced"] == 1
     stored = hub.repos["datasets/user/attributions"]
-    assert len([name for name in stored if name.endswith(".parquet")]) == 1
+    assert len([name for name in stored if name.endswith(".arrow")]) == 1
     assert "settings.json" in stored
     # What the Hub shows as a table, and `datasets` loads, are the rows and not the settings
     assert result["table"] == 1

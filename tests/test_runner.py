@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_rows, tiny_model, tiny_tokenizer
+from tokenizers.normalizers import Lowercase
 
 from trl_segment.attribution import (
     AttributionConfig,
@@ -14,6 +15,7 @@ from trl_segment.attribution import (
     attribute_traces,
     attribution_settings,
 )
+from trl_segment.attribution.passes import Passes
 from trl_segment.attribution.runner import AttributionSummary, weights_fingerprint
 from trl_segment.traces import TraceConfig, attributed_sequence, build_trace
 
@@ -229,12 +231,23 @@ def test_model_and_tokenizer_are_in_the_settings(model, tokenizer):
     base = attribution_settings(model, tokenizer, CONFIG)
     other = attribution_settings(tiny_model(tokenizer, seed=1), tokenizer, CONFIG)
     assert {k for k in base if other[k] != base[k]} == {"weights"}
+    other = copy.deepcopy(model)
+    other.config.rope_parameters["rope_theta"] *= 2
+    other.config.use_cache = not other.config.use_cache
+    other = attribution_settings(other, tokenizer, CONFIG)
+    assert {k for k in base if other[k] != base[k]} == {"config"}
     other = attribution_settings(copy.deepcopy(model).bfloat16(), tokenizer, CONFIG)
     assert other["dtype"] == "bfloat16" and base["dtype"] == "float32"
     tokenizer.chat_template += " "
     assert {k for k, v in attribution_settings(model, tokenizer, CONFIG).items() if base[k] != v} == {"chat_template"}
     tokenizer = tiny_tokenizer()
+    tokenizer(["a", "a b"], padding=True, truncation=True, max_length=3)
+    assert attribution_settings(model, tokenizer, CONFIG) == base
     tokenizer.add_tokens(["<more>"])
+    assert {k for k, v in attribution_settings(model, tokenizer, CONFIG).items() if base[k] != v} == {"tokenizer"}
+    # The same vocabulary, split otherwise
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
     assert {k for k, v in attribution_settings(model, tokenizer, CONFIG).items() if base[k] != v} == {"tokenizer"}
 
 
@@ -310,6 +323,22 @@ def test_other_segments_are_other_traces(tmp_path, model, tokenizer, rows):
     paragraphs = named(rows[:1], config=TraceConfig("paragraphs"))
     summary = attribute_traces(paragraphs, model, tokenizer, CONFIG, store, progress=False)
     assert summary.attributed == 1 and len(store) == 2
+
+
+def test_a_trace_that_does_not_fit_is_named_with_what_it_needs(tmp_path, model, tokenizer, rows, monkeypatch):
+    traces = named(rows[:3])
+    fits = len(attributed_sequence(traces[0][1], tokenizer).input_ids)
+    evaluate = Passes.evaluate
+
+    def evaluate_if_it_fits(self, *args):
+        if len(self.ids) > fits:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return evaluate(self, *args)
+
+    monkeypatch.setattr(Passes, "evaluate", evaluate_if_it_fits)
+    with pytest.raises(MemoryError, match=r"row 1: A sequence of \d+ tokens .* it needs 0\.\d GiB of activations"):
+        run(traces, model, tokenizer, tmp_path)
+    assert list(AttributionStore(tmp_path)) == [traces[0][1].key], "what was attributed before is kept"
 
 
 def test_no_traces(tmp_path, model, tokenizer, logged):

@@ -12,7 +12,7 @@ from .store import AttributionStore
 
 
 # `settings.json`, the arrays beside it, and the rows; not the stores of later epochs in folders below
-_PATTERN = re.compile(r"[^/]+\.(json|parquet)")
+_PATTERN = re.compile(r"[^/]+\.(json|arrow)")
 _REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 _CARD = """\
@@ -21,7 +21,7 @@ tags:
 - trl-segment
 configs:
 - config_name: default
-  data_files: "*.parquet"
+  data_files: "*.arrow"
 ---
 
 # Segment attributions
@@ -63,8 +63,14 @@ def push_store(store_path: str | os.PathLike, repo_id: str, **hub_kwargs: Any) -
     Raises:
         `FileNotFoundError`: If there is no store in the folder.
         `ValueError`: If it holds no trace.
+        `RuntimeError`: If a run is writing to it.
     """
     store = AttributionStore(store_path)
+    store.compact()
+    if any(store.path.glob("journal-*")):
+        raise RuntimeError(
+            f"A run is still adding to the attribution store at {os.fspath(store_path)!r}. Push it when it has ended."
+        )
     if len(store) == 0:
         raise ValueError(
             f"The attribution store at {os.fspath(store_path)!r} holds no trace, so there is nothing to push. Run "
@@ -114,7 +120,7 @@ def fetch_store(repo_id: str, **hub_kwargs: Any) -> str:
         `FileNotFoundError`: If there is no such dataset, or it is not a store.
     """
     try:
-        path = snapshot_download(repo_id, repo_type="dataset", allow_patterns=["*.json", "*.parquet"], **hub_kwargs)
+        path = snapshot_download(repo_id, repo_type="dataset", allow_patterns=["*.json", "*.arrow"], **hub_kwargs)
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HFValidationError) as error:
         raise FileNotFoundError(
             f"There is no attribution store at {repo_id!r}: neither a local folder nor a dataset that can be read "

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -14,6 +15,7 @@ from ..progress import progress_bar, show_rate
 from ..selection import SelectionConfig
 from ..traces import AttributedSequence, Trace, TraceConfig, attributed_sequence
 from .config import AttributionConfig
+from .cost import activation_bytes
 from .integrated_gradients import IntegratedGradients, resolve_baseline
 from .marginal import COUNTERFACTUAL_ROUNDS, BackwardSweep
 from .passes import unwrap_adapter
@@ -27,6 +29,12 @@ logger = logging.get_logger(__name__)
 
 # Raised when the same inputs give other scores than before
 _SCORES_VERSION = 1
+
+# What a model's config says besides what it computes; weights, precision and baseline have settings of their own
+_NOT_COMPUTATION = {
+    *("_name_or_path", "_attn_implementation", "architectures", "auto_map", "dtype", "model_type", "torch_dtype"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "quantization_config", "transformers_version", "use_cache"),
+}
 
 # From how many traces at the start the rule "density" learns where to place its nodes
 _DENSITY_TRACES = 8
@@ -91,15 +99,15 @@ def attribution_settings(
     decision = {}
     if config.attribution_stop == "decision":
         decision = {field.name: getattr(_thresholds(config), field.name) for field in fields(SelectionConfig)}
-    vocabulary = hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()[:16]
     template = hashlib.sha256((tokenizer.chat_template or "").encode()).hexdigest()[:16]
     return {
         "scores_version": _SCORES_VERSION,
         "model_type": model.config.model_type,
+        "config": _config_fingerprint(model.config),
         "weights": weights_fingerprint(model),
         "dtype": str(model.dtype).removeprefix("torch."),
         "autocast": autocast,
-        "tokenizer": vocabulary,
+        "tokenizer": _tokenizer_fingerprint(tokenizer),
         "chat_template": template,
         **{field.name: getattr(config, field.name) for field in fields(TraceConfig)},
         "scorer": config.attribution_scorer,
@@ -115,6 +123,23 @@ def attribution_settings(
         "baseline_token": baseline if isinstance(baseline, int) else None,
         "answer_template": config.answer_template,
     }
+
+
+def _config_fingerprint(config) -> str:
+    """Hash of what a model's config says about its computation: rotary base, windows, soft caps, ..."""
+    values = {name: value for name, value in config.to_diff_dict().items() if name not in _NOT_COMPUTATION}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _tokenizer_fingerprint(tokenizer) -> str:
+    """Hash of a tokenizer: vocabulary, merges, how text is normalized and split."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        content = sorted(tokenizer.get_vocab().items())
+    else:
+        # How it was last asked to pad and cut is kept in it too
+        content = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
@@ -272,7 +297,14 @@ def _attribute(name, trace, engine, tokenizer, config) -> StoredAttribution:
     sequence, problem = _sequence(trace, tokenizer, engine.model, config)
     if problem is not None:
         return StoredAttribution(key=trace.key, name=name, problem=problem)
-    result = engine.attribute(sequence.input_ids, sequence.target, sequence.segments)
+    try:
+        result = engine.attribute(sequence.input_ids, sequence.target, sequence.segments)
+    except MemoryError as error:
+        least = activation_bytes(engine.model.config, len(sequence.input_ids), engine.model.dtype.itemsize, True)
+        raise MemoryError(
+            f"{name}: {error} By estimate it needs {float(least) / 2**30:,.1f} GiB of activations beside the weights. "
+            "Traces that are stored already stay stored."
+        ) from error
     if not result.finite:
         problem = "the attributions are not finite (NaN or infinite)"
         return StoredAttribution(key=trace.key, name=name, problem=problem)

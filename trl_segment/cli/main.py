@@ -6,6 +6,7 @@ import sys
 
 _COMMANDS = {
     "attribute": "Attribute traces and store the scores",
+    "merge": "Bring the stores of independent jobs together",
     "sft": "Fine-tune on the selected segments",
     "inspect": "Show one trace, in the terminal or as a page: its segments, their scores, kept or dropped",
     "report": "Write a page with figures on what a selection does to a whole dataset",

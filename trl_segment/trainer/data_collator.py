@@ -1,10 +1,11 @@
 """The collator that masks dropped segments, and the table it looks them up in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from ..attribution.store import AttributionStore
@@ -54,26 +55,60 @@ class SelectionSummary:
         return "\n".join(lines)
 
 
+class ArrowStrings(Sequence):
+    """
+    Strings (or `None`) in Arrow memory, which may be a mapped file: a million of them are no Python objects.
+
+    Args:
+        strings (`Sequence[str | None]`, `pyarrow.Array` or `pyarrow.ChunkedArray`):
+            The strings.
+    """
+
+    def __init__(self, strings: "Sequence[str | None] | pa.Array | pa.ChunkedArray"):
+        if isinstance(strings, ArrowStrings):
+            strings = strings.column
+        elif not isinstance(strings, (pa.Array, pa.ChunkedArray)):
+            strings = pa.array(strings, type=pa.string())
+        chunks = strings.chunks if isinstance(strings, pa.ChunkedArray) else [strings]
+        self.column = pa.chunked_array([chunk.cast(pa.string()) for chunk in chunks], type=pa.string())
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, index: int) -> str | None:
+        return self.column[int(index)].as_py()
+
+    def __iter__(self) -> Iterator[str | None]:
+        for batch in pa.table([self.column], names=["string"]).to_batches(max_chunksize=8192):
+            yield from batch.column(0).to_pylist()
+
+    def __add__(self, other: "ArrowStrings") -> "ArrowStrings":
+        return ArrowStrings(pa.chunked_array(self.column.chunks + other.column.chunks, type=pa.string()))
+
+
 class SegmentTable:
     """
     Which units of a training set are trained, in memory that dataloader workers share.
 
     Tokens carry the number of their unit (a segment's opening word, or the rest of it; 0 outside the reasoning), and
-    the table says whether it is trained. It can be filled at any time; batches made afterwards follow it.
+    the table says whether it is trained. It can be filled at any time; batches made afterwards follow it. It has two
+    bytes a segment.
 
     Args:
-        keys (`list[str]`):
+        keys (`Sequence[str]`, `pyarrow.Array` or `pyarrow.ChunkedArray`):
             Key of each trace of the training set.
-        names (`list[str]`):
+        names (`Sequence[str]`, `pyarrow.Array` or `pyarrow.ChunkedArray`):
             What each is called in messages.
         num_segments (`np.ndarray`):
             Number of segments of each trace, 0 for one that cannot be attributed, shape (traces,).
-        problems (`list[str | None]`):
+        problems (`Sequence[str | None]`, `pyarrow.Array` or `pyarrow.ChunkedArray`):
             Why it cannot.
     """
 
-    def __init__(self, keys: list[str], names: list[str], num_segments: np.ndarray, problems: list[str | None]):
-        self.keys, self.names, self.problems = keys, names, problems
+    def __init__(
+        self, keys: Sequence[str], names: Sequence[str], num_segments: np.ndarray, problems: Sequence[str | None]
+    ):
+        self.keys, self.names, self.problems = (ArrowStrings(strings) for strings in (keys, names, problems))
         self.num_segments = np.asarray(num_segments, dtype=np.int64)
         # What to add to the units of a trace, which count from 1, to make them unique
         self.offsets = 2 * (np.cumsum(self.num_segments) - self.num_segments)
@@ -117,11 +152,12 @@ class SegmentTable:
         Raises:
             `ValueError`: If the store lacks a trace.
         """
-        missing = [name for name, key in zip(self.names, self.keys, strict=True) if key not in store]
+        missing = [number for number, key in enumerate(self.keys) if key not in store]
         if missing:
             raise ValueError(
                 f"{len(missing)} of {len(self.keys)} traces have no attribution in {str(store.path)!r}: "
-                f"{', '.join(missing[:5])}{', ...' if len(missing) > 5 else ''}. Attributions belong to a trace's "
+                f"{', '.join(self.names[number] for number in missing[:5])}{', ...' if len(missing) > 5 else ''}. "
+                "Attributions belong to a trace's "
                 "exact prompt, reasoning, answer and segments; the store was made with segmenter "
                 f"{store.settings.get('segmenter')!r}. Run `trl-segment attribute` on this dataset with the same "
                 "segmenter and columns (only the missing traces cost time), or leave `attributions` out to compute "

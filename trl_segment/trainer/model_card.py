@@ -1,6 +1,7 @@
 """What a model card says of a selectively trained model: how segments were chosen, what was kept, how to load it."""
 
 import os
+from array import array
 from collections.abc import Iterable
 from dataclasses import fields
 from importlib.metadata import version
@@ -195,15 +196,22 @@ def _attribution_rows(config, store, keys):
             label = "evaluations per trace, at most" if name == "evaluations" else name
             rows.append((f"Attribution: {label}", _code(settings[name])))
 
-    kept = [store[key] for key in dict.fromkeys(store if keys is None else keys) if key in store]
-    scored = [row for row in kept if row.problem is None]
-    if scored:
-        total = sum(row.evaluations for row in scored)
-        rows.append(("Gradient evaluations", f"{total:,} in total, {total / len(scored):,.1f} per attributed trace"))
-    # Scorers other than Integrated Gradients have nothing to be complete
-    defects = np.array([row.defect for row in scored if row.defect is not None and np.isfinite(row.defect)])
-    if len(defects):
-        rise = np.median([abs(row.f_input - row.f_baseline) for row in scored])
+    evaluations, defects, rises = array("q"), array("d"), array("d")
+    for key in dict.fromkeys(store if keys is None else keys):
+        row = store.get(key)
+        if row is None or row.problem is not None:
+            continue
+        evaluations.append(row.evaluations)
+        if row.f_input is not None and row.f_baseline is not None:
+            rises.append(abs(row.f_input - row.f_baseline))
+        # Scorers other than Integrated Gradients have nothing to be complete
+        if row.defect is not None and np.isfinite(row.defect):
+            defects.append(row.defect)
+    if evaluations:
+        total, count = sum(evaluations), len(evaluations)
+        rows.append(("Gradient evaluations", f"{total:,} in total, {total / count:,.1f} per attributed trace"))
+    if defects:
+        defects, rise = np.array(defects), np.median(rises)
         rows.append(
             (
                 "Completeness defect",

@@ -144,7 +144,7 @@ def add_units(row, index, rows, reader, tokenizer, chat_template, offsets, cut, 
             Tokenizer of the trained model.
         chat_template (`str` or `None`):
             Template that TRL rendered with, if not the tokenizer's.
-        offsets (`np.ndarray` or `dict[str, int]`):
+        offsets (`np.ndarray` or [`~trl_segment.attribution.key_index.KeyIndex`]):
             What to add to a row's units to make them unique, by row number; for streamed rows by key.
         cut (`tuple[int | None, int | None]`):
             Tokens to keep.

@@ -19,6 +19,7 @@ from trl.trainer.utils import get_config_model_id
 
 from ..attribution import AttributionStore
 from ..attribution.hub import open_store
+from ..attribution.key_index import KeyIndex
 from ..selection import SelectionConfig
 from ..traces import Trace, TraceConfig, render_prompt, row_name
 from .callback import STORE_FOLDER, SegmentAttributionCallback
@@ -370,14 +371,12 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         """Make or extend the table of segments; the dataset, its rows as they are, and what to add to their units."""
         if isinstance(dataset, IterableDataset):
             # Which rows will come is not known, but what can come is: what the store holds
-            stored = list(open_store(args.attributions).values())
-            self.segment_table = table = SegmentTable(
-                [row.key for row in stored],
-                [row.name for row in stored],
-                np.array([len(row.num_tokens) for row in stored], dtype=np.int64),
-                [row.problem for row in stored],
-            )
-            offsets = dict(zip(table.keys, table.offsets.tolist(), strict=True))
+            columns = [], [], [], []
+            for row in open_store(args.attributions).values():
+                for column, value in zip(columns, (row.key, row.name, len(row.num_tokens), row.problem), strict=True):
+                    column.append(value)
+            self.segment_table = table = SegmentTable(*columns)
+            offsets = KeyIndex(table.keys, table.offsets)
             return dataset.map(carry_trace, fn_kwargs={"reader": self._reader}), None, offsets
         described = dataset.map(
             describe_trace,
@@ -386,8 +385,8 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             remove_columns=dataset.column_names,
             **map_kwargs,
         )
-        columns = (described[name][:] for name in ("key", "name", "num_segments", "problem"))
-        table = SegmentTable(*columns)
+        columns = described.with_format("arrow")[:]
+        table = SegmentTable(*(columns[name] for name in ("key", "name", "num_segments", "problem")))
         self._trace_sets.append(dataset)
         if selective:
             self.segment_table = table
