@@ -1,9 +1,9 @@
 """
 Every fenced block of the README and the documentation, run page by page on the tiny world in an empty folder.
 
-A block that cannot run here has the reason in front of it, `<!-- not run: needs a GPU -->`; of such a block it is checked
-that commands, options and files exist and that Python compiles. A block with a title (`yaml title="lora.yaml"`) is written
-to that file, for the commands behind it.
+A block that cannot run here has the reason in front of it, `<!-- not run: needs a GPU -->`; of such a block it is
+checked that commands, options and files exist and that Python compiles. A block with a title (`yaml
+title="lora.yaml"`) is written to that file, for the commands behind it.
 """
 
 import dataclasses
@@ -30,7 +30,8 @@ WORLD = REPOSITORY / "examples" / "tiny_world"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 ROWS = 2
 
-# Names of the pages that stand for a model, a dataset and a problem set of the reader's; relative folders come before the Hub
+# Names of the pages that stand for a model, a dataset and a problem set of the reader's; relative folders come before
+# the Hub
 MODELS = (
     "MODEL",
     "OTHER_MODEL",
