@@ -288,8 +288,7 @@ def train_and_evaluate(job: tuple[Path, Run]) -> None:
     for mode, options in modes.items():
         run_command(
             *("evaluate", "--models", model, "--problems", work / run.setting / "problems.jsonl", *options),
-            # The fused kernel is the fast one where keys are shared among heads
-            *("--max_new_tokens", run.max_new_tokens, "--batch_size", 250, "--attn_implementation", "sdpa"),
+            *("--max_new_tokens", run.max_new_tokens, "--batch_size", 250),
             *("--output_dir", run.folder / mode),
             *("--json", run.folder / f"{mode}.tmp"),
         )
