@@ -106,7 +106,8 @@ def train(output, traces=5, lora=False, watch=None, resume=None, **options):
         logging_steps=1,
         report_to="none",
         disable_tqdm=True,
-        bf16=options.pop("bf16", False),
+        bf16=options.get("bf16", False),
+        use_cpu=options.pop("bf16", False),  # transformers refuses the one without the other
         gradient_checkpointing=False,
         lr_scheduler_type="constant",
         accelerator_config={"use_configured_state": True},
@@ -178,8 +179,13 @@ def part_command(folder):
     return {}
 
 
+def part_other(folder):
+    """Attribution by another model, which is loaded and sharded when training begins."""
+    return train(folder / "a", max_steps=1, attribution_model=str(folder.parent / "model"))
+
+
 def checkpointed(folder, resume, by, **options):
-    options |= {"save_strategy": "steps", "save_steps": 3}
+    options |= {"traces": 2, "attribution_evaluations": 9, "save_strategy": "steps", "save_steps": 3}
     if resume:
         return train(folder / "killed", resume=True, **options)
     whole = train(folder / "whole", **options)

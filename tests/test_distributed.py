@@ -33,7 +33,7 @@ KINDS = {
     "fsdp2": ("FSDP", None),
 }
 CHECKPOINTED = ("zero2", "zero3", "fsdp2")
-PARTS = ("command", "full", "lora", "again", "bf16")
+PARTS = ("command", "full", "lora", "again", "bf16", "other")
 
 
 def free_port() -> int:
@@ -124,6 +124,13 @@ def assert_same_curve(logs, others):
         assert norm == pytest.approx(other[2], rel=1e-5)
 
 
+def test_every_config_has_its_command_line():
+    text = (CONFIGS.parents[1] / "docs" / "distributed.md").read_text(encoding="utf-8")
+    files = {path.name for path in CONFIGS.iterdir()}
+    assert set(re.findall(r"--config_file examples/accelerate_configs/(\S+)", text)) == files
+    assert files >= {f"{kind}.yaml" for kind in (*KINDS, "single_gpu", "multi_gpu")}
+
+
 def test_two_processes_of_the_kind_that_was_asked_for(run):
     kind, _, results = run
     for part in ("full", "lora", "bf16"):
@@ -143,9 +150,11 @@ def test_attributions_equal_one_process(run, reference, part, rows):
     assert store.settings == reference(rows).settings
 
 
-def test_the_command_equals_one_process(run, reference):
+@pytest.mark.parametrize("store", ["command/a", "other/a/_attributions"])
+def test_a_model_that_is_loaded_for_it_equals_one_process(run, reference, store):
+    """By the command, and in a training run with another attribution model."""
     _, folder, _ = run
-    store = AttributionStore(folder / "command" / "a")
+    store = AttributionStore(folder / store)
     assert_same_scores(store, reference(5))
     assert store.settings == reference(5).settings
 
