@@ -377,3 +377,12 @@ def test_lengths_of_real_traces_are_dealt_evenly():
     lengths = np.random.default_rng(0).lognormal(8.3, 0.9, size=817)
     sums = [lengths[hand].sum() for hand in deal_by_length(lengths.astype(int), 8)]
     assert max(sums) / np.mean(sums) < 1.01
+
+
+def test_fsdp1_is_refused_by_name(model, tokenizer):
+    class FullyShardedDataParallel(torch.nn.Module):
+        pass
+
+    model.model.layers[1].mlp.act_fn = FullyShardedDataParallel()
+    with pytest.raises(NotImplementedError, match="fsdp_version: 2"):
+        attribution_settings(model, tokenizer, CONFIG)

@@ -26,7 +26,7 @@ from .loading import process_state
 from .passes import unwrap_adapter
 from .quadrature import default_evaluations
 from .scorers import SegmentScorer
-from .sharding import gathered
+from .sharding import check_sharding, gathered
 from .store import AttributionStore, StoredAttribution
 
 
@@ -95,7 +95,11 @@ def attribution_settings(
 
     Returns:
         `dict`: JSON-compatible.
+
+    Raises:
+        `NotImplementedError`: If FSDP1 has wrapped the model.
     """
+    check_sharding(model)
     baseline = resolve_baseline(model, config.attribution_baseline)
     evaluations = config.attribution_evaluations
     decision = {}
