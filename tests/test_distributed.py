@@ -113,7 +113,7 @@ def assert_same_scores(store, other, names=("sum_signed", "sum_abs", "num_tokens
     for key in other:
         assert store[key].evaluations == other[key].evaluations
         for name in names:
-            assert getattr(store[key], name) == pytest.approx(getattr(other[key], name), rel=1e-5, abs=1e-6)
+            assert getattr(store[key], name) == pytest.approx(getattr(other[key], name), rel=1e-5, abs=1e-5)
 
 
 def assert_same_curve(logs, others):
