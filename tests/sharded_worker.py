@@ -38,10 +38,16 @@ def start():
         # Built by a compiler at its first use, which takes minutes; gloo does without
         importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
         deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
-    state = PartialState(cpu=True)
-    if launched_with == ["FSDP"]:
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    return state
+    return PartialState(cpu=True)
+
+
+def forget_last_run():
+    """As if this were the first run of the process."""
+    AcceleratorState._reset_state()
+    sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    # What makes accelerate take FSDP seriously on CPU
+    kind = DistributedType.MULTI_GPU if sharded else DistributedType.MULTI_CPU
+    PartialState._shared_state["distributed_type"] = kind
 
 
 class Watch(TrainerCallback):
@@ -81,7 +87,7 @@ def kill():
 
 def train(output, traces=5, lora=False, watch=None, resume=None, **options):
     """One run of six steps; its figures."""
-    AcceleratorState._reset_state()
+    forget_last_run()
     tokenizer = tiny_tokenizer()
     options = {
         "max_steps": 6,
@@ -100,7 +106,8 @@ def train(output, traces=5, lora=False, watch=None, resume=None, **options):
         logging_steps=1,
         report_to="none",
         disable_tqdm=True,
-        bf16=options.pop("bf16", False),
+        bf16=options.get("bf16", False),
+        use_cpu=options.pop("bf16", False),  # transformers refuses the one without the other
         gradient_checkpointing=False,
         lr_scheduler_type="constant",
         accelerator_config={"use_configured_state": True},
@@ -163,6 +170,7 @@ def part_again(folder):
 
 
 def part_command(folder):
+    forget_last_run()
     model = str(folder.parent / "model")
     attribute.main(
         f"--model_name_or_path {model} --dataset_name {folder.parent / 'traces.jsonl'} --attributions {folder / 'a'} "
@@ -171,8 +179,13 @@ def part_command(folder):
     return {}
 
 
+def part_other(folder):
+    """Attribution by another model, which is loaded and sharded when training begins."""
+    return train(folder / "a", max_steps=1, attribution_model=str(folder.parent / "model"))
+
+
 def checkpointed(folder, resume, by, **options):
-    options |= {"save_strategy": "steps", "save_steps": 3}
+    options |= {"traces": 2, "attribution_evaluations": 9, "save_strategy": "steps", "save_steps": 3}
     if resume:
         return train(folder / "killed", resume=True, **options)
     whole = train(folder / "whole", **options)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import make_rows, tiny_model, tiny_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers.normalizers import Lowercase
 
 from trl_segment.attribution import (
@@ -16,7 +18,7 @@ from trl_segment.attribution import (
     attribution_settings,
 )
 from trl_segment.attribution.passes import Passes
-from trl_segment.attribution.runner import AttributionSummary, weights_fingerprint
+from trl_segment.attribution.runner import AttributionSummary, deal_by_length, weights_fingerprint
 from trl_segment.traces import TraceConfig, attributed_sequence, build_trace
 
 
@@ -380,3 +382,36 @@ def test_config_defaults_are_the_paper_but_for_the_quadrature():
     assert config.attribution_stop == "tolerance"
     assert (config.attribution_path, config.attribution_baseline, config.segmenter) == ("all", "pad", "keywords")
     assert config.answer_template.replace("{answer}", "7") == "</think> So, the final answer is \\boxed{7}"
+
+
+@given(lengths=st.lists(st.integers(0, 20000), max_size=60), hands=st.integers(1, 9))
+def test_dealing_by_length_loses_nothing_and_is_even(lengths, hands):
+    dealt = deal_by_length(lengths, hands)
+    assert len(dealt) == hands
+    assert sorted(np.concatenate(dealt).tolist()) == list(range(len(lengths)))
+    sums = [sum(lengths[index] for index in hand) for hand in dealt]
+    # Whoever has most took the last of it when nobody had less
+    assert max(sums) - min(sums) <= max(lengths, default=0)
+    for hand in dealt:
+        own = [lengths[index] for index in hand]
+        assert own == sorted(own, reverse=True)
+
+
+def test_dealing_by_hand():
+    assert [hand.tolist() for hand in deal_by_length([3, 9, 4, 5, 5], 2)] == [[1, 2], [3, 4, 0]]
+
+
+def test_lengths_of_real_traces_are_dealt_evenly():
+    """As long as the traces are many times the processes, a few of them may be very long."""
+    lengths = np.random.default_rng(0).lognormal(8.3, 0.9, size=817)
+    sums = [lengths[hand].sum() for hand in deal_by_length(lengths.astype(int), 8)]
+    assert max(sums) / np.mean(sums) < 1.01
+
+
+def test_fsdp1_is_refused_by_name(model, tokenizer):
+    class FullyShardedDataParallel(torch.nn.Module):
+        pass
+
+    model.model.layers[1].mlp.act_fn = FullyShardedDataParallel()
+    with pytest.raises(NotImplementedError, match="fsdp_version: 2"):
+        attribution_settings(model, tokenizer, CONFIG)

@@ -134,7 +134,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausal
         intermediate_size=256,
         num_hidden_layers=3,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=4,
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         # The usual 0.02 leaves so narrow a model on a plateau: it long finds no contents in the context.
@@ -194,8 +194,9 @@ class Documents:
             # Mostly naming again what was found: to look a register up by its name is what takes longest to learn
             length = {"steps": (1, 4), "redundancy": (0, 3)}
             length |= {"restatement": 0.6, "verification": 0.2, "filler": 0.05, "digression": 0.1, "error": 0.05}
-        elif progress < 0.25 or stage < 0.30:
-            length = {"steps": (3, 6), "redundancy": (0, 3)}
+        elif progress < 0.35 or stage < 0.45:
+            # As many steps as there are, and little around them: lines of the question are looked up by name too
+            length = {"steps": (4, 8), "redundancy": (0, 1)}
         else:
             length = {}
         return replace(base, careless=self.careless, **length)

@@ -5,7 +5,7 @@ import os
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedType, fsdp2_prepare_model
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, fsdp2_prepare_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -62,7 +62,11 @@ def load_attribution_model(
         # Before the model, which ZeRO-3 partitions as it is made, in the precision that accelerate has told it
         config = AutoConfig.from_pretrained(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
         precision = getattr(torch, dtype) if dtype not in ("auto", None) else config.dtype or torch.float32
-        accelerator = Accelerator(mixed_precision={torch.bfloat16: "bf16", torch.float16: "fp16"}.get(precision, "no"))
+        accelerator = Accelerator(
+            mixed_precision={torch.bfloat16: "bf16", torch.float16: "fp16"}.get(precision, "no"),
+            # The config's may be "auto", which only the Trainer can fill in
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        )
     model = AutoModelForCausalLM.from_pretrained(
         model_name_or_path,
         revision=revision,

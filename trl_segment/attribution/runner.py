@@ -5,8 +5,10 @@ import heapq
 import itertools
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from .passes import unwrap_adapter
 from .quadrature import default_evaluations
 from .recursive import RecursiveAttribution
 from .scorers import SWEEPS, SegmentScorer
-from .sharding import gathered
+from .sharding import check_sharding, gathered
 from .store import AttributionStore, StoredAttribution
 
 
@@ -102,7 +104,11 @@ def attribution_settings(
 
     Returns:
         `dict`: JSON-compatible.
+
+    Raises:
+        `NotImplementedError`: If FSDP1 has wrapped the model.
     """
+    check_sharding(model)
     baseline = resolve_baseline(model, config.attribution_baseline)
     evaluations = config.attribution_evaluations
     decision = {}
@@ -298,10 +304,14 @@ def share_of_rows(rows: Sequence[int], read: Callable[[int], Trace], store: Attr
 
     Returns:
         `Sequence[int]`: Row numbers, the longest trace first. In a run of one process `rows`.
+
+    Raises:
+        `FileNotFoundError`: If a process does not see the folder that the main process writes to.
     """
     state = process_state()
     if state.num_processes == 1:
         return rows
+    _check_folder_is_shared(store.path)
     described = []
     for row in rows[state.process_index :: state.num_processes]:
         trace = read(row)
@@ -321,6 +331,29 @@ def share_of_rows(rows: Sequence[int], read: Callable[[int], Trace], store: Attr
         shares[0] = [list(itertools.chain.from_iterable(same)) for same in groups]
     broadcast_object_list(shares)
     return shares[0][state.process_index]
+
+
+def _check_folder_is_shared(path: Path) -> None:
+    """Before hours are spent on scores that stay on one machine, look whether all processes see one folder."""
+    state = process_state()
+    mark = [uuid.uuid4().hex]
+    broadcast_object_list(mark)
+    file = path / f".shared-{mark[0]}"
+    if state.is_main_process:
+        file.touch()
+    state.wait_for_everyone()
+    deadline = time.monotonic() + 30  # network file systems show new files late
+    while not (seen := file.exists()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    blind = [index for index, sees in enumerate(gather_object([seen])) if not sees]
+    if state.is_main_process:
+        file.unlink()
+    if blind:
+        raise FileNotFoundError(
+            f"What the main process writes to the attribution store {str(path)!r} is not seen by processes "
+            f"{', '.join(map(str, blind))} of {state.num_processes}. Put the store (`attributions` of `trl-segment "
+            "attribute`, `output_dir` in training) in a folder that all machines share."
+        )
 
 
 def describe_balance(summary: AttributionSummary) -> str:

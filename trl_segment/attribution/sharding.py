@@ -44,6 +44,25 @@ def fsdp_modules(model: torch.nn.Module) -> list[torch.nn.Module]:
     return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
+def check_sharding(model: torch.nn.Module) -> None:
+    """
+    Refuse a model that is sharded in a way that attribution cannot see through.
+
+    Args:
+        model (`torch.nn.Module`):
+            Unwrapped model.
+
+    Raises:
+        `NotImplementedError`: If FSDP1 has wrapped modules of it.
+    """
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise NotImplementedError(
+            "FSDP1 flattens the parameters of a model, which cannot be attributed. Set `fsdp_version: 2` in the "
+            "accelerate config, or make the attributions first with `trl-segment attribute` and pass their folder as "
+            "`attributions`."
+        )
+
+
 def is_sharded(model: torch.nn.Module) -> bool:
     """
     Whether a forward pass of a model needs the other processes.
@@ -54,15 +73,7 @@ def is_sharded(model: torch.nn.Module) -> bool:
 
     Returns:
         `bool`: Whether its parameters are spread over processes.
-
-    Raises:
-        `NotImplementedError`: If FSDP1 has wrapped it.
     """
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        raise NotImplementedError(
-            "FSDP1 flattens the parameters of a model, which cannot be attributed. Set `fsdp_version: 2` in the "
-            "accelerate config, or make the attributions first with `trl-segment attribute`."
-        )
     return bool(fsdp_modules(model)) or any(is_zero3(parameter) for parameter in model.parameters())
 
 
