@@ -2,7 +2,7 @@
 Every fenced block of the README and the documentation, run page by page on the tiny world in an empty folder.
 
 A block that cannot run here has the reason in front of it, `<!-- not run: needs a GPU -->`; of such a block it is
-checked that commands, options and files exist and that Python compiles. A block with a title (`yaml title="lora.yaml"`)
+checked that commands, options and files exist and that Python compiles. A block with a title (`yaml title="a.yaml"`)
 is written to that file, for the commands behind it.
 """
 
