@@ -101,10 +101,7 @@ def peak_of_core():
 
 
 def check_clock():
-    shapes = [
-        *((128, 4, 512), (128, 4, 2048), (256, 4, 1024), (512, 4, 512), (512, 4, 1024), (512, 8, 1024)),
-        *((1024, 4, 512), (1024, 8, 1024)),
-    ]
+    shapes = ((128, 4, 512), (128, 4, 2048), (256, 4, 1024), (512, 4, 512), (512, 4, 1024), (512, 8, 1024))
     print("| width | layers | tokens | seconds per evaluation | utilization | predicted |\n|" + " --- |" * 6)
     assumed = None
     for width, layers, tokens in shapes:

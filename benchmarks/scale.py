@@ -167,8 +167,8 @@ def measure_long(tokens):
     kept = float(activation_bytes(model_config, length, 4, checkpointing=True)) / 2**30
     print(
         f"One trace of {length:,} tokens and {len(trace.segments):,} segments, with checkpointing: "
-        f"{time.process_time() - clock:.0f} s of CPU time for {summary.evaluations} evaluations, {peak:.2f} GiB on top "
-        f"of {before / 2**20:.2f} (of which {kept:.2f} are activations by the formula of docs/cost.md)"
+        f"{time.process_time() - clock:.0f} s of CPU time for {summary.evaluations} evaluation, {peak:.2f} GiB on top "
+        f"of {before / 2**20:.2f}, of which {kept:.2f} are activations by the formula"
     )
 
 

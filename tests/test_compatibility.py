@@ -566,17 +566,6 @@ def test_the_saved_model_is_an_ordinary_one(tmp_path, tokenizer):
 # What cannot work
 
 
-@pytest.mark.parametrize("kind", ["DEEPSPEED", "FSDP"])
-def test_attribution_inside_a_sharded_run_ends_in_a_clear_error(kind, tmp_path, tokenizer, monkeypatch):
-    from accelerate.utils import DistributedType
-
-    trainer = make_trainer(tmp_path, tokenizer, messages(make_rows(2)))
-    monkeypatch.setattr(trainer.accelerator.state, "distributed_type", DistributedType[kind])
-    callback = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "SegmentAttributionCallback")
-    with pytest.raises(NotImplementedError, match=r"trl-segment attribute"):
-        callback.on_train_begin(trainer.args, trainer.state, trainer.control)
-
-
 def own_loss(outputs, labels, num_items_in_batch=None):
     return outputs.logits.mean()
 

@@ -58,19 +58,19 @@ def test_counts_by_hand():
     assert counted.skipped == {"no answer": ["c"]}
     assert counted.missing == ["d"]
     # of the first trace: kept (negative), weak, one-sided, weak, kept as the last; of the second both
-    assert counted.segments.tolist() == [4, 2, 1]
-    assert counted.tokens.tolist() == [38, 32, 4]
+    assert counted.segments.tolist() == [4, 2, 1, 0]
+    assert counted.tokens.tolist() == [38, 32, 4, 0]
     assert counted.forced == 2
     assert counted.negative == 1
     for counts in (counted.strength, counted.consistency, counted.position, counted.length, counted.repetition):
-        assert counts.sum(axis=1).tolist() == [4, 2, 1]
+        assert counts.sum(axis=1).tolist() == [4, 2, 1, 0]
     assert {name: count.tolist() for name, count in counted.openers.items()} == {
-        "(start)": [2, 0, 0],
-        "Wait": [1, 2, 0],
-        "However": [0, 0, 1],
-        "But wait": [1, 0, 0],
+        "(start)": [2, 0, 0, 0],
+        "Wait": [1, 2, 0, 0],
+        "However": [0, 0, 1, 0],
+        "But wait": [1, 0, 0, 0],
     }
-    assert {name: count.tolist() for name, count in counted.roles.items()} == {"x": [2, 0, 0], "y": [0, 2, 1]}
+    assert {name: count.tolist() for name, count in counted.roles.items()} == {"x": [2, 0, 0, 0], "y": [0, 2, 1, 0]}
     # consistency 0 and 1/4 of the weak, 1 of the one-sided
     assert np.flatnonzero(counted.consistency[1]).tolist() == [0, 6]
     assert np.flatnonzero(counted.consistency[2]).tolist() == [24]
@@ -87,6 +87,14 @@ def test_counts_by_hand():
     assert counted.stopped_by == {"tolerance": 1, "cap": 1}
 
 
+def test_segments_against_the_answer_are_a_group_of_their_own():
+    row = make_row([4, 4, 4], [4.0, 3.0, 2.0], [-3.0, 3.0, 0.5])
+    config = SelectionConfig(tau=1.0, beta=0.8, min_direction=-0.5, keep_first=0, keep_last=0)
+    assert collect_statistics([("a", None, row, None)], config).segments.tolist() == [1, 0, 1, 1]
+    config = SelectionConfig(selection="threshold", min_strength=1.2, min_direction=-0.5, keep_first=0, keep_last=0)
+    assert collect_statistics([("a", None, row, None)], config).segments.tolist() == [0, 1, 1, 1]
+
+
 def test_examples_by_hand():
     examples = collect_statistics(by_hand(), CONFIG).examples
     # of two weak segments of equal length and strength the earlier; the one-sided and the kept are too short to tell
@@ -94,6 +102,7 @@ def test_examples_by_hand():
         "kept": [("b", 0)],
         "weak": [("a", 1)],
         "one-sided": [],
+        "against": [],
     }
     assert examples["weak"][0].share == pytest.approx(0.1)
     rows = [

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from trl import SFTConfig
 
-from trl_segment import SegmentSelectiveSFTConfig
+from trl_segment import SegmentSelectiveSFTConfig, SelectionConfig
+from trl_segment.cli.inspect import InspectArguments
+from trl_segment.cli.report import ReportArguments
 
 
 USAGE = (Path(__file__).resolve().parents[1] / "docs" / "usage.md").read_text(encoding="utf-8")
@@ -27,3 +29,17 @@ def test_every_option_has_a_line_with_its_default(option):
         assert default == str(option.default).lower()
     elif isinstance(option.default, str) and len(option.default) < 30:
         assert default == f"`{option.default}`"
+
+
+@pytest.mark.parametrize(
+    ("heading", "arguments"), [("Looking at a trace", InspectArguments), ("Looking at a dataset", ReportArguments)]
+)
+def test_every_option_of_a_command_has_a_line_in_its_section(heading, arguments):
+    section = USAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    elsewhere = {field.name for field in dataclasses.fields(SelectionConfig)} | {"attributions", "dataset_text_field"}
+    for option in dataclasses.fields(arguments):
+        if option.name in elsewhere:
+            continue
+        (line,) = [line for line in section.splitlines() if re.match(rf"\| (`\w+`, )*`{option.name}`[ ,]", line)]
+        if isinstance(option.default, str):
+            assert line.split(" | ")[1].strip() == f"`{option.default}`"

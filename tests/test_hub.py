@@ -174,6 +174,10 @@ def test_nothing_to_push_and_nothing_to_open_end_in_clear_errors(tmp_path):
     AttributionStore(tmp_path / "empty", SETTINGS)
     with pytest.raises(ValueError, match="holds no trace"):
         push_store(tmp_path / "empty", "user/store")
+    running = AttributionStore(tmp_path / "running", SETTINGS)
+    running.add(StoredAttribution("key", "name", "no reasoning"))
+    with pytest.raises(RuntimeError, match="A run is still adding to the attribution store"):
+        push_store(tmp_path / "running", "user/store")
     with pytest.raises(FileNotFoundError, match="no attribution store at 'user/absent'"):
         open_store("user/absent")  # the suite is offline
     with pytest.raises(FileNotFoundError, match="no attribution store"):

@@ -142,7 +142,7 @@ def test_compact_keeps_the_rows_of_another_process(tmp_path):
     assert set(AttributionStore(tmp_path)) == {"theirs", "ours"}
 
 
-@pytest.mark.parametrize("killed_at", ["before the first removal", "between removals", "between renames"])
+@pytest.mark.parametrize("killed_at", ["removal 1", "removal 2", "removal 3", "removal 5", "rename 2"])
 def test_compact_that_is_killed_on_the_way_loses_nothing(tmp_path, monkeypatch, killed_at):
     monkeypatch.setattr("trl_segment.attribution.store._LEAST_ROWS", 3)
     for i in range(3):
@@ -166,12 +166,12 @@ def test_compact_that_is_killed_on_the_way_loses_nothing(tmp_path, monkeypatch, 
         return function
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        if killed_at == "between renames":
-            patch.setattr("pathlib.Path.rename", dies(type(tmp_path).rename, 2))
-        else:
+        step, at = killed_at.split()
+        if step == "rename":
+            patch.setattr("pathlib.Path.rename", dies(type(tmp_path).rename, int(at)))
+        else:  # of three parts and two journals, after the new parts are written
             patch.setattr("trl_segment.attribution.store._sync_folder", lambda folder: calls.clear())
-            at = 1 if killed_at == "before the first removal" else 3
-            patch.setattr("pathlib.Path.unlink", dies(type(tmp_path).unlink, at))
+            patch.setattr("pathlib.Path.unlink", dies(type(tmp_path).unlink, int(at)))
         store.compact()
     assert calls
     again = AttributionStore(tmp_path, SETTINGS)
@@ -416,6 +416,23 @@ def test_one_run_at_a_time(tmp_path):
                 pass
     with exclusive_run(tmp_path):
         pass
+
+
+def test_without_file_locks_nothing_is_moved_and_nothing_lost(tmp_path, monkeypatch):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("trl_segment.attribution.journal.fcntl.flock", no_locks)
+    with exclusive_run(tmp_path), exclusive_run(tmp_path):
+        for key in "ab":
+            store = AttributionStore(tmp_path, SETTINGS)
+            store.add(make_row(key))
+            store.compact()
+    assert len(list(tmp_path.glob("journal-*"))) == 2 and not list(tmp_path.glob("part-*"))
+    assert dict(AttributionStore(tmp_path)) == {"a": make_row("a"), "b": make_row("b")}
+    monkeypatch.undo()
+    store.compact()
+    assert len(visible(tmp_path)) == 2 and set(store) == {"a", "b"}
 
 
 def test_stores_merge(tmp_path):

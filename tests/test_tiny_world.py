@@ -46,7 +46,7 @@ def test_our_segments_are_the_worlds_and_their_openings_say_nothing(setting):
         for text, role in zip(texts[1:], row["roles"][1:], strict=True):
             openings[role in world.USEFUL_ROLES].append(re.match(r"\n\n(\w+)", text).group(1))
             if role in world.USEFUL_ROLES:
-                name = re.search(r" makes \w+, so (\w+) is \w+\.", text).group(1)
+                name = re.search(r" makes \w+, so (\w+)=\w+\.", text).group(1)
                 assert (name in world.parse_answer(row["answer"])) == (role in world.DIRECT_ROLES)
             # Also what a model wrote has its role read off; both kinds of useful read the same
             assert world.role_of(text) == role.removesuffix("_indirect")
@@ -65,7 +65,7 @@ def test_the_answer_is_what_the_table_makes_of_the_problem():
             values[name] = world.TABLE[values.get(a, a), values.get(b, b)]
         asked = re.search(r"Report (.*)\.", row["question"]).group(1).replace(" and ", ", ").split(", ")
         assert world.parse_answer(row["answer"]) == {name: values[name] for name in asked}
-        assert row["answer"] == "\\text{" + ", ".join(f"{name} is {values[name]}" for name in asked) + "}"
+        assert row["answer"] == "\\text{" + ", ".join(f"{name}={values[name]}" for name in asked) + "}"
         assert row["solution"].endswith(f"\\boxed{{{row['answer']}}}.")
         assert world.parse_solution(row["solution"])[1] == row["answer"]
 
@@ -80,7 +80,7 @@ def test_every_register_matters_and_every_useful_step_is_the_only_one_of_its_reg
             used |= {a, b}
         texts = build_trace(row).segment_texts
         settled = [
-            re.search(r"so (\w+) is", text).group(1)
+            re.search(r"so (\w+)=", text).group(1)
             for text, role in zip(texts, row["roles"], strict=True)
             if role in world.USEFUL_ROLES
         ]
@@ -116,7 +116,7 @@ def test_the_model_reads_its_answer_out_of_the_reasoning(loaded):
     whole, without = [], []
     for row in rows()[::4]:
         trace = build_trace(row)
-        said = re.compile(r"\b(" + "|".join(world.parse_answer(row["answer"])) + r") is \w")
+        said = re.compile(r"\b(" + "|".join(world.parse_answer(row["answer"])) + r")=")
         cut = "".join(text for text in trace.segment_texts if not said.search(text))
         for values, reasoning in ((whole, "".join(trace.segment_texts)), (without, cut)):
             changed = build_trace({**row, "solution": f"<think>\n{reasoning}</think>"})
@@ -208,5 +208,6 @@ def test_the_demo_runs_from_start_to_trained_model(tmp_path, capfd):
     assert "48 traces: 48 attributed" in shown
     assert re.search(r"kept \d+ of \d+ segments", shown)
     assert (tmp_path / "model" / "model.safetensors").exists()
+    assert '"token_values"' in (tmp_path / "trace.html").read_text(encoding="utf-8")
     with pytest.raises(SystemExit, match="clone the repository"):
         cli.main(["demo", "--world", str(tmp_path)])

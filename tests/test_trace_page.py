@@ -159,7 +159,7 @@ def test_numbers_that_json_lacks_become_null():
 
 def test_the_page_knows_every_threshold():
     """If a selection rule gets another option, report/templates/selection.js must learn it."""
-    without_effect_on_one_trace = {"transition", "selection"}
+    without_effect_on_one_trace = {"transition"}
     assert {field.name for field in fields(SelectionConfig)} == {*PAGE_THRESHOLDS, *without_effect_on_one_trace}
 
 
@@ -209,6 +209,10 @@ def test_selection_is_pythons_on_random_cases(show):
             keep_first=int(draw.integers(0, 4)),
             keep_last=int(draw.integers(0, 4)),
             min_tokens_to_mask=int(draw.choice([0, 0, 0, 100])),
+            selection=str(draw.choice(["attribution", "threshold"])),
+            min_strength=float(draw.integers(0, 6) / 10),
+            consistency_scale=str(draw.choice(["absolute", "chance", "rank"])),
+            min_direction=float(draw.integers(-10, 11) / 10),
         )
         names = ("num_tokens", "sum_abs", "sum_signed")
         numbers = zip(num_tokens.tolist(), sum_abs.tolist(), sum_signed.tolist(), strict=True)
@@ -223,7 +227,7 @@ def test_selection_is_pythons_on_random_cases(show):
     )
     assert [[verdict for _, verdict in case] for case in shown] == expected
     assert all(kept == verdict.startswith("kept") for case in shown for kept, verdict in case)
-    assert len({verdict for case in expected for verdict in case}) == 4
+    assert len({verdict for case in expected for verdict in case}) == 5
 
 
 def test_hostile_text_is_shown_and_does_not_run(show):
@@ -510,3 +514,29 @@ def test_inspect_attributes_tokens_with_the_stores_model_only(folder, capsys):
         cli.main(f"inspect {data(folder)} {html} --model_name_or_path {folder / 'other'}".split())
     with pytest.raises(SystemExit):
         cli.main(f"inspect {data(folder)} --model_name_or_path {folder / 'model'}".split())
+
+
+def test_the_page_of_a_selection_by_threshold(show):
+    from selenium.webdriver.common.keys import Keys
+
+    trace = make_trace([f"step {i}" for i in range(12)])
+    row = make_row(trace)
+    options = {"selection": "threshold", "min_strength": 0.1, "beta": 0.6, "consistency_scale": "chance"}
+    browser = show(render_trace_page("t", trace, row, SelectionConfig(**options)))
+
+    def expect(**config):
+        config = SelectionConfig(**{**options, **config})
+        assert verdicts_shown(browser) == segment_verdicts(row.num_tokens, row.sum_abs, row.sum_signed, config)
+
+    expect()
+    exact = browser.find_element("id", "tau-value")
+    exact.send_keys(Keys.CONTROL + "a", Keys.NULL, "0.2")
+    expect(min_strength=0.2)
+    direction = browser.find_element("id", "min-direction")
+    direction.send_keys(Keys.CONTROL + "a", Keys.NULL, "0.3")
+    expect(min_strength=0.2, min_direction=0.3)
+    assert "dropped, against" in verdicts_shown(browser)
+    assert browser.find_element("id", "command").text == (
+        "--selection threshold --min_strength 0.2 --beta 0.6 --keep_first 1 --keep_last 2 --consistency_scale chance "
+        "--min_direction 0.3"
+    )

@@ -23,7 +23,7 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -40,7 +40,7 @@ import world  # noqa: E402
 
 
 SEEDS_PER_ARM = 5
-N_TRACES = 160
+N_TRACES = 120
 N_PROBLEMS = 500
 MAX_NEW_TOKENS = 1000
 STEPS, BATCH, LEARNING_RATE = 75, 4, 1e-3
@@ -63,15 +63,15 @@ class Arm:
             Options of the selection for `trl-segment sft`.
         matched (`bool`):
             Whether `tau` is set so that the share of kept segments is that of the paper's rule.
-        both (`bool`):
-            Whether the arm also runs in the second setting.
+        settings (`int`):
+            In how many settings, in their order, models are fine-tuned on it; its selection is measured in all.
     """
 
     name: str
     scorer: str | None = "integrated_gradients"
     options: tuple[str, ...] = ()
     matched: bool = False
-    both: bool = False
+    settings: int = 1
 
 
 FREE = ("--keep_first", "0", "--keep_last", "0")
@@ -80,28 +80,27 @@ ALL_STRONG = ("--beta", "1")
 ORACLE = ("--selection", "threshold", "--min_strength", "0.5", *FREE)
 
 ARMS = (
-    Arm("full", None, ("--selection", "all"), both=True),
-    Arm("paper", both=True),
+    Arm("full", None, ("--selection", "all"), settings=2),
+    Arm("paper", settings=2),
     Arm("paper, every transition", options=("--transition", "every")),
     Arm("paper, no transition", options=("--transition", "none")),
-    Arm("paper, not forced", options=FREE),
+    Arm("paper, not forced", options=FREE, settings=0),
+    Arm("strength only, not forced", options=(*ALL_STRONG, *FREE), settings=0),
     Arm("strength only", options=ALL_STRONG),
     Arm("consistency only", options=("--tau", "1")),
-    Arm("random", options=("--selection", "random"), both=True),
+    Arm("random", options=("--selection", "random")),
     Arm("perplexity", "perplexity", ALL_STRONG, matched=True),
     Arm("entropy", "entropy", ALL_STRONG, matched=True),
     Arm("confidence gain", "confidence_gain", ALL_STRONG, matched=True),
-    Arm("oracle", "oracle", ORACLE, both=True),
-    Arm("oracle, every transition", "oracle", (*ORACLE, "--transition", "every")),
+    Arm("oracle", "oracle", ORACLE, settings=2),
     Arm("oracle, pruned", "oracle", (*ORACLE, "--dropped_segments", "prune")),
     Arm("paper, pruned", options=("--dropped_segments", "prune")),
     Arm("signed", options=(*ALL_STRONG, *FREE, "--min_direction", "-0.2")),
     Arm("consistency above chance", options=("--consistency_scale", "chance", *FREE)),
     Arm("consistency by rank", options=("--consistency_scale", "rank", *FREE)),
     Arm("recursive", "recursive", (*ALL_STRONG, *FREE)),
-    Arm("marginal", "marginal", ABOVE, both=True),
-    Arm("counterfactual", "counterfactual", ABOVE, both=True),
-    Arm("counterfactual, every transition", "counterfactual", (*ABOVE, "--transition", "every")),
+    Arm("marginal", "marginal", ABOVE, settings=2),
+    Arm("counterfactual", "counterfactual", ABOVE, settings=2),
 )
 SCORERS = {
     "integrated_gradients": ("--attribution_rule", "midpoint", "--attribution_evaluations", "16"),
@@ -122,7 +121,8 @@ class Run:
     arm: Arm | None
     seed: int
     steps: int
-    folder: Path = field(default_factory=Path)
+    max_new_tokens: int
+    folder: Path
 
 
 def run_command(*argv: object) -> str:
@@ -281,14 +281,14 @@ def train_and_evaluate(job: tuple[Path, Run]) -> None:
             *("--attributions", work / run.setting / (run.arm.scorer or "integrated_gradients"), *options),
             *("--max_steps", run.steps, "--per_device_train_batch_size", BATCH, "--learning_rate", LEARNING_RATE),
             *("--lr_scheduler_type", "cosine", "--warmup_steps", "5", "--max_length", "2048", "--seed", run.seed),
-            *("--bf16", "False", "--gradient_checkpointing", "False", "--report_to", "none"),
+            *("--use_cpu", "True", "--bf16", "True", "--gradient_checkpointing", "False", "--report_to", "none"),
             *("--save_strategy", "no", "--logging_strategy", "no", "--disable_tqdm", "True"),
         )
         (run.folder / "sft.txt").write_text(f"{printed}\n{time.monotonic() - started:.1f} s\n")
     for mode, options in modes.items():
         run_command(
             *("evaluate", "--models", model, "--problems", work / run.setting / "problems.jsonl", *options),
-            *("--max_new_tokens", MAX_NEW_TOKENS, "--batch_size", N_PROBLEMS),
+            *("--max_new_tokens", run.max_new_tokens, "--batch_size", 250),
             *("--output_dir", run.folder / mode),
             *("--json", run.folder / f"{mode}.tmp"),
         )
@@ -574,15 +574,15 @@ def study(args: argparse.Namespace) -> None:
             print(f"{setting}: {scorer} in {seconds:.0f} s. {printed.strip().splitlines()[0]}", flush=True)
 
         runs = []
-        for setting in world.SETTINGS:
-            base = Run(setting, None, 0, 0, work / setting / "runs" / "base")
+        for number, setting in enumerate(world.SETTINGS):
+            base = Run(setting, None, 0, 0, args.max_new_tokens, work / setting / "runs" / "base")
             # The base model does not depend on a seed, but its samples do: one run stands for all
             runs.append(base)
-            arms = [arm for arm in chosen if setting == "repetition" or arm.both]
+            arms = [arm for arm in chosen if arm.settings > number]
             for seed in range(seeds):
                 for arm in arms:
                     folder = work / setting / "runs" / arm.name.replace(" ", "_").replace(",", "") / str(seed)
-                    runs.append(Run(setting, arm, seed, steps, folder))
+                    runs.append(Run(setting, arm, seed, steps, args.max_new_tokens, folder))
         for number, _ in enumerate(pool.imap_unordered(train_and_evaluate, [(work, run) for run in runs]), 1):
             if number % 10 == 0 or number == len(runs):
                 print(f"{number} of {len(runs)} runs, {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
@@ -656,6 +656,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=N_PROBLEMS, help="test problems")
     parser.add_argument("--seeds", type=int, default=SEEDS_PER_ARM, help="fine-tuning seeds per arm")
     parser.add_argument("--steps", type=int, default=STEPS, help="fine-tuning steps")
+    parser.add_argument("--max_new_tokens", type=int, default=MAX_NEW_TOKENS, help="length limit of an answer")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes of one thread")
     names = [arm.name for arm in ARMS]
     parser.add_argument("--arms", nargs="+", default=names, choices=names, help="default: all", metavar="ARM")
@@ -663,7 +664,7 @@ def main() -> None:
     if missing := {"full", "oracle", "counterfactual"} - set(args.arms):
         parser.error(f"--arms must include {', '.join(sorted(missing))}, which the tables compare with")
     if args.quick:
-        args.traces, args.problems, args.seeds, args.steps = 8, 8, 1, 2
+        args.traces, args.problems, args.seeds, args.steps, args.max_new_tokens = 8, 8, 1, 2, 64
     args.work_dir = args.work_dir or str(Path(args.output_dir) / "work")
     study(args)
 

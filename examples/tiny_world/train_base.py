@@ -156,7 +156,7 @@ def prompt_text(tokenizer: PreTrainedTokenizerFast, question: str) -> str:
 
 class Documents:
     """
-    Endless rows of packed training documents, a function of the seed.
+    Endless batches of training documents, a function of the seed.
 
     Args:
         tokenizer (`PreTrainedTokenizerFast`):
@@ -184,14 +184,17 @@ class Documents:
         self.rng = random.Random(f"documents/{seed}")
         self.seed, self.careless, self.suffix_share, self.answer_weight = seed, careless, suffix_share, answer_weight
         self.count = 0
+        self.batches: list[list[tuple[list[int], list[float]]]] = []
 
     def settings(self, progress: float) -> world.WorldSettings:
         """The setting of the next document at a share of the training in [0, 1]: short ones first."""
         base = world.SETTINGS[self.rng.choice(sorted(world.SETTINGS))]
         stage = self.rng.random()
-        if progress < 0.20 or stage < 0.20:
-            length = {"steps": (1, 3), "redundancy": (0, 2)}
-        elif progress < 0.40 or stage < 0.40:
+        if progress < 0.12 or stage < 0.10:
+            # Mostly naming again what was found: to look a register up by its name is what takes longest to learn
+            length = {"steps": (1, 4), "redundancy": (0, 3)}
+            length |= {"restatement": 0.6, "verification": 0.2, "filler": 0.05, "digression": 0.1, "error": 0.05}
+        elif progress < 0.25 or stage < 0.30:
             length = {"steps": (3, 6), "redundancy": (0, 3)}
         else:
             length = {}
@@ -214,25 +217,35 @@ class Documents:
         c = encoded["input_ids"]
         box = completion.rindex("{") + 1, completion.rindex("}")
         w = [self.answer_weight if box[0] <= a and b <= box[1] else 1.0 for a, b in encoded["offset_mapping"]]
-        # The pad token separates documents: its embedding is read and predicted, hence trained.
-        end = [self.tokenizer.pad_token_id]
-        return p + c + end, [0.0] * len(p) + w + [1.0]
+        # A document ends in two pad tokens: the pad embedding is read and predicted, hence trained.
+        end = [self.tokenizer.pad_token_id] * 2
+        return p + c + end, [0.0] * len(p) + w + [1.0, 1.0]
 
-    def batch(self, tokens: int, length: int, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids, int64, and weights, float32, both (rows, row length) and about `tokens` in all."""
-        length = length // 3 if progress < 0.20 else 2 * length // 3 if progress < 0.40 else length
-        rows = max(1, tokens // length)
-        ids, weights = [], []
-        for _ in range(rows):
-            x: list[int] = []
-            y: list[float] = []
-            while len(x) < length:
-                a, b = self.document(progress)
-                x += a
-                y += b
-            ids.append(x[:length])
-            weights.append(y[:length])
-        return torch.tensor(ids), torch.tensor(weights)
+    def batch(self, tokens: int, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids, int64, and weights, float32, both (documents, longest document), at most `tokens` in all.
+
+        One document a row: with another one before it in the row, the same names would hold other stones, and nothing
+        could be learnt by looking a name up."""
+        if not self.batches:
+            drawn: list[tuple[list[int], list[float]]] = []
+            while sum(len(ids) for ids, _ in drawn) < 8 * tokens:
+                drawn.append(self.document(progress))
+            drawn.sort(key=lambda document: len(document[0]))
+            rows: list[tuple[list[int], list[float]]] = []
+            for document in [*drawn, None]:
+                if rows and (document is None or len(document[0]) * (len(rows) + 1) > tokens):
+                    self.batches.append(rows)
+                    rows = []
+                if document is not None:
+                    rows.append(document)
+            self.rng.shuffle(self.batches)
+        rows = self.batches.pop()
+        longest = max(len(ids) for ids, _ in rows)
+        pad = self.tokenizer.pad_token_id
+        return (
+            torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows]),
+            torch.tensor([weights + [0.0] * (longest - len(weights)) for _, weights in rows]),
+        )
 
 
 @torch.no_grad()
@@ -320,10 +333,10 @@ def probe(model, tokenizer, rows: list[dict]) -> dict[str, float]:
             Rows of the world.
 
     Returns:
-        `dict[str, float]`: `lookup` (after `makes`: the table), `recall` (after `X is` in the box: an earlier result).
+        `dict[str, float]`: `lookup` (after `makes`: the table), `recall` (contents in the box: earlier results).
     """
     model.eval()
-    makes, is_ = (tokenizer.encode(w, add_special_tokens=False)[0] for w in (" makes", " is"))
+    makes = tokenizer.encode(" makes", add_special_tokens=False)[0]
     hits: dict[str, list[bool]] = {"lookup": [], "recall": []}
     for row in rows:
         text = prompt_text(tokenizer, row["question"]) + row["solution"]
@@ -332,8 +345,9 @@ def probe(model, tokenizer, rows: list[dict]) -> dict[str, float]:
         guess = model(ids[None]).logits[0].argmax(-1)
         boxed = text.rindex("text{")
         for t in range(len(ids) - 1):
-            inside = encoded["offset_mapping"][t][0] > boxed
-            kind = "lookup" if ids[t] == makes else "recall" if ids[t] == is_ and inside else None
+            start = encoded["offset_mapping"][t + 1][0]
+            recalled = start > boxed and text[start] == "="
+            kind = "lookup" if ids[t] == makes else "recall" if recalled else None
             if kind:
                 hits[kind].append(bool(guess[t] == ids[t + 1]))
     model.train()
@@ -398,12 +412,12 @@ def decisive_step(model, tokenizer, rows: list[dict]) -> dict[str, float]:
         useful = [r in world.USEFUL_ROLES for r in row["roles"]]
         last = max(i for i, r in enumerate(row["roles"]) if r in world.DIRECT_ROLES)
         name = last_asked(row["question"])
-        rest = [i for i, u in enumerate(useful) if not u and i and f"{name} is" not in segments[i]]
+        rest = [i for i, u in enumerate(useful) if not u and i and f"{name}=" not in segments[i]]
         drop = random.Random(row["id"]).choice(rest) if rest else -1
         kept = {
             "whole": segments,
             "without_last_step": [s for i, s in enumerate(segments) if i != last],
-            "without_last_value": [s for s in segments if f"{name} is" not in s],
+            "without_last_value": [s for s in segments if f"{name}=" not in s],
             "useful_only": [s for i, s in enumerate(segments) if useful[i] or i == 0],
             "without_redundant": [s for i, s in enumerate(segments) if i != drop],
         }
@@ -519,7 +533,7 @@ def train(args: argparse.Namespace) -> None:
     losses: list[float] = []
     started, tokens_seen, evaluating = time.time(), 0, 0.0
     for step in range(args.steps):
-        ids, weights = documents.batch(args.batch_tokens, args.length, step / args.steps)
+        ids, weights = documents.batch(args.batch_tokens, step / args.steps)
         # Half again as fast on the CPUs at hand; what the checkpoint computes in is float32
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(ids).logits.float()
@@ -599,7 +613,6 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=1400)
     parser.add_argument("--batch_tokens", type=int, default=4096, help="tokens a step")
-    parser.add_argument("--length", type=int, default=1024, help="tokens a row in the last and longest stage")
     parser.add_argument("--learning_rate", type=float, default=3e-3, help="AdamW, for embeddings, biases and norms")
     parser.add_argument("--muon_lr", type=float, default=6e-3, help="Muon, for all other matrices")
     parser.add_argument("--weight_decay", type=float, default=0.01)
@@ -608,7 +621,7 @@ def main() -> None:
         "--careless", type=float, default=0.08, help="share of wrong guesses never corrected in training text"
     )
     parser.add_argument("--suffix_share", type=float, default=0.3, help="share of documents in the attributed form")
-    parser.add_argument("--answer_weight", type=float, default=5.0, help="weight of the loss on tokens in the box")
+    parser.add_argument("--answer_weight", type=float, default=8.0, help="weight of the loss on tokens in the box")
     parser.add_argument("--eval_every", type=int, default=150, help="steps")
     parser.add_argument(
         "--generate_from", type=float, default=0.6, help="share of the steps after which accuracy is measured"

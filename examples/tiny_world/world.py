@@ -1,7 +1,7 @@
 """A tiny world in which every segment of a chain of thought has a known role.
 
-A problem names registers (`alpha`, `beta`, ...) in order. Each holds what a fixed random table of stones makes of two
-stones, one of which may be the content of an earlier register. The question asks for the content of most of them; the
+A problem names registers (`alpha`, `beta`, ...) line by line. Each holds what a fixed random table of stones makes of
+two stones, one of which may be the content of an earlier register. The question asks for most contents; the
 others are needed on the way. A teacher trace works through the registers in order and wraps that work in redundancy:
 verification, restatement, filler, digressions, and guesses that turn out wrong and are corrected later. The table is
 not part of the question (a model has to know it by heart), the contents of registers are, once computed, only in the
@@ -214,7 +214,7 @@ class Problem:
 
     @property
     def answer(self) -> str:
-        """Contents of the registers asked for, as `\\text{alpha is ruby, gamma is jade}`."""
+        """Contents of the registers asked for, as `\\text{alpha=ruby, gamma=jade}`."""
         return boxed(self.values, self.asked)
 
 
@@ -293,7 +293,7 @@ def _listed(words: tuple[str, ...] | list[str]) -> str:
 
 def boxed(values: dict[str, str], asked: tuple[str, ...]) -> str:
     """What stands in the box: inside `\\text`, because a grader of formulas would take `ruby` for a product."""
-    return "\\text{" + ", ".join(f"{name} is {values[name]}" for name in asked) + "}"
+    return "\\text{" + ", ".join(f"{name}={values[name]}" for name in asked) + "}"
 
 
 # One way to say that a step is worked out, two for most others: otherwise redundancy, drawn over and over, would
@@ -336,6 +336,7 @@ def make_problem(rng: random.Random, settings: WorldSettings) -> Problem:
         [`Problem`]: the problem.
     """
     n = rng.randint(*settings.steps)
+    names = REGISTERS[:n]
     asked = [i == n - 1 or rng.random() < settings.asked for i in range(n)]
     operands = [[rng.choice(STONES), rng.choice(STONES)] for _ in range(n)]
     free = set(range(1, n))  # registers that do not use another one yet
@@ -343,11 +344,10 @@ def make_problem(rng: random.Random, settings: WorldSettings) -> Problem:
         users = [j for j in sorted(free) if j > i]
         if users and (not asked[i] or rng.random() < settings.linked):
             user = rng.choice(users)
-            operands[user][rng.randrange(2)] = REGISTERS[i]
+            operands[user][rng.randrange(2)] = names[i]
             free.discard(user)
         elif not asked[i]:
             asked[i] = True  # nobody is left to use it, so that it would be needed for nothing
-    names = REGISTERS[:n]
     return Problem(names, tuple(map(tuple, operands)), tuple(x for x, a in zip(names, asked, strict=True) if a))
 
 
@@ -380,7 +380,7 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
 
     def where(name: str) -> str:
         registers = [o for o in definition(name) if o in found]
-        return f", where {registers[0]} is {found[registers[0]]}" if registers else ""
+        return f", where {registers[0]}={found[registers[0]]}" if registers else ""
 
     def looked_up(name: str) -> tuple[str, str, str]:
         a, b = (found.get(o, o) for o in definition(name))
@@ -391,13 +391,13 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
         x, y = definition(name)
         lead = "That was wrong," if role.startswith("correction") else "Then"
         said = f"{name}: {x} with {y}{where(name)}."
-        emit(role, f"{said} {lead} {a} with {b} makes {value}, so {name} is {value}.", name)
+        emit(role, f"{said} {lead} {a} with {b} makes {value}, so {name}={value}.", name)
         found[name] = value
 
     def guess(name: str) -> None:
         value = rng.choice([s for s in STONES if s != looked_up(name)[2]])
         x, y = definition(name)
-        emit("error", f"{name}: {x} with {y}. It feels right without the table, so {name} is {value}.", name)
+        emit("error", f"{name}: {x} with {y}. It feels right without the table, so {name}={value}.", name)
         found[name] = value
 
     def redundant(role: str, settled: list[str]) -> None:
@@ -409,11 +409,11 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
             a, b, value = looked_up(name)
             x, y = definition(name)
             said = f"{name}: {x} with {y}{where(name)}."
-            emit(role, f"{said} Again {a} with {b} makes {value}, so {name} is {value}.")
+            emit(role, f"{said} Again {a} with {b} makes {value}, so {name}={value}.")
         elif role == "restatement" and settled and rng.random() < 0.6:
             # Any of them, not the last: a model learns to look registers up by their names
             names = sorted(rng.sample(settled, min(3, len(settled))), key=settled.index)
-            said = _listed([f"{n} is {found[n]}" for n in names])
+            said = _listed([f"{n}={found[n]}" for n in names])
             emit(role, f"what was found above: by now {said}, and the rest stays as it is.")
         elif role == "restatement":
             i = rng.randrange(len(problem.operands))
@@ -448,6 +448,9 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
         after = list(others)
         for role in before:
             after.remove(role)
+        if name == problem.registers[-1]:
+            # At most one thing after all is done, or the likeliest next thing would never be the end
+            before, after = before + after[1:], after[:1]
         left_wrong = n_errors > 0 and rng.random() < settings.careless
         plan = ["error"] * n_errors
         for role in before:
@@ -591,12 +594,12 @@ def parse_answer(boxed: str) -> dict[str, str]:
 
     Args:
         boxed (`str`):
-            What stands in the box, `\\text{alpha is ruby, gamma is jade}`.
+            What stands in the box, `\\text{alpha=ruby, gamma=jade}`.
 
     Returns:
         `dict[str, str]`: content by register, as far as the text has this form.
     """
-    return dict(re.findall(r"(\w+) is (\w+)", boxed))
+    return dict(re.findall(r"(\w+)=(\w+)", boxed))
 
 
 def role_of(segment: str) -> str | None:

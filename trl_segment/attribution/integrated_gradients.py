@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from ..selection import SelectionConfig
 from .decision import SelectionSettled, sum_over_segments
-from .passes import EmbeddingSwap, Passes, attribution_mode, checkpointing, slices_logits, split_target, unwrap_adapter
+from .passes import EmbeddingSwap, Passes, attribution_mode, slices_logits, split_target, unwrap_adapter
 from .quadrature import (
     FIXED_RULES,
     Evaluation,
@@ -31,6 +31,7 @@ from .quadrature import (
     density_midpoints,
     integrate_fixed,
 )
+from .sharding import Lockstep, gathered, is_dtensor, is_zero3
 
 
 logger = logging.get_logger(__name__)
@@ -163,6 +164,7 @@ class IntegratedGradients:
         if stop not in STOPS:
             raise ValueError(f"Unknown stop {stop!r}. Pass one of {', '.join(map(repr, STOPS))}.")
         self.model = model
+        self.lockstep = Lockstep(model)
         self.rule = rule
         self.evaluations = default_evaluations(rule) if evaluations is None else evaluations
         self.tolerance = tolerance
@@ -212,10 +214,10 @@ class IntegratedGradients:
             )
         with (
             attribution_mode(self.model),
-            _helpful_memory_error(len(ids)),
+            _helpful_memory_error(len(ids), self.lockstep.active),
             EmbeddingSwap(self.model.get_input_embeddings()) as swap,
         ):
-            run = Passes(self.model, swap, ids, targets)
+            run = Passes(self.model, swap, ids, targets, self.lockstep)
             f_input, real = run.capture(ids)
             f_baseline, base = self._baseline(run, ids, real, segments)
             inputs, values = [real], [f_input]
@@ -269,7 +271,7 @@ class IntegratedGradients:
         for input_ids, target, segments in sequences:
             ids, targets = split_target(input_ids, target, segments)
             with attribution_mode(self.model), EmbeddingSwap(self.model.get_input_embeddings()) as swap:
-                run = Passes(self.model, swap, ids, targets)
+                run = Passes(self.model, swap, ids, targets, self.lockstep)
                 f_input, real = run.capture(ids)
                 f_baseline, base = self._baseline(run, ids, real, list(segments))
                 inner = [run.forward_only(base + i / cells * (real - base)) for i in range(1, cells)]
@@ -303,10 +305,9 @@ class IntegratedGradients:
         while len(evaluations) < len(nodes):
             batch, checkpointed = self._fitting(run, len(nodes) - len(evaluations))
             try:
-                with checkpointing(self.model) if checkpointed else contextlib.nullcontext():
-                    evaluations += run.evaluate(nodes[len(evaluations) :][:batch], real, base)
+                evaluations += run.evaluate(nodes[len(evaluations) :][:batch], real, base, checkpointed)
             except RuntimeError as error:
-                if checkpointed or not _out_of_memory(error):
+                if checkpointed or not _out_of_memory(error) or self.lockstep.active:
                     raise
                 # Half of what failed; under the sequence's length that means checkpointing
                 self.max_tokens_per_forward = max(1, batch * len(run.ids) // 2)
@@ -354,7 +355,6 @@ def resolve_baseline(model: PreTrainedModel, baseline: str | int) -> int | torch
     if isinstance(baseline, str) and baseline.isdigit():
         baseline = int(baseline)
     embedding = model.get_input_embeddings()
-    weight = embedding.weight
     if isinstance(baseline, int):
         token_id = baseline
     elif baseline in ("pad", "eos"):
@@ -367,12 +367,9 @@ def resolve_baseline(model: PreTrainedModel, baseline: str | int) -> int | torch
                 "token ID, 'mean' or 'zero'" + (" or 'eos'." if baseline == "pad" else ".")
             )
     elif baseline == "zero":
-        return torch.zeros(weight.shape[-1])
+        return torch.zeros(_embedding_dim(embedding))
     elif baseline == "mean":
-        # Of what the module puts out, which some models scale
-        with torch.no_grad():
-            ids = torch.arange(len(weight), device=weight.device).split(8192)
-            return sum(embedding(part).float().sum(dim=0) for part in ids) / len(weight)
+        return _mean_embedding(embedding)
     else:
         raise ValueError(
             f"Unknown baseline {baseline!r}. Pass one of {', '.join(map(repr, BASELINES))}, or a token ID."
@@ -380,25 +377,56 @@ def resolve_baseline(model: PreTrainedModel, baseline: str | int) -> int | torch
     num_embeddings = getattr(embedding, "num_embeddings", model.config.get_text_config().vocab_size)
     if not 0 <= token_id < num_embeddings:
         raise ValueError(f"The baseline token {token_id} is not one of the model's {num_embeddings:,} embeddings.")
-    if weight.ndim == 2 and len(weight) > token_id:  # not so under ZeRO-3, where the rows are elsewhere
-        norms = weight[token_id].float().norm(), weight.float().norm(dim=1).median()
-        if norms[0] < 0.1 * norms[1]:
-            logger.warning(
-                f"The embedding of the baseline token {token_id} ({baseline!r}) has norm {norms[0]:.2g}, against a "
-                f"median of {norms[1]:.2g}: it was probably never trained. Most of the path's mass then lies next to "
-                "the baseline, where a rule with fixed nodes misses it. Consider `attribution_baseline` 'eos', 'mean' "
-                "or a token ID."
-            )
+    with gathered(embedding.weight) as weight:
+        if weight.ndim == 2 and len(weight) > token_id:  # a quantized table has another shape
+            norms = weight[token_id].float().norm(), weight.float().norm(dim=1).median()
+            if norms[0] < 0.1 * norms[1]:
+                logger.warning(
+                    f"The embedding of the baseline token {token_id} ({baseline!r}) has norm {norms[0]:.2g}, against "
+                    f"a median of {norms[1]:.2g}: it was probably never trained. Most of the path's mass then lies "
+                    "next to the baseline, where a rule with fixed nodes misses it. Consider `attribution_baseline` "
+                    "'eos', 'mean' or a token ID."
+                )
     return int(token_id)
 
 
+def _embedding_dim(embedding: torch.nn.Module) -> int:
+    with gathered(embedding.weight) as weight:
+        return weight.shape[-1]
+
+
+@torch.no_grad()
+def _mean_embedding(embedding: torch.nn.Module) -> torch.Tensor:
+    """Mean of what the module puts out, which some models scale, shape (hidden,), float32."""
+    own = embedding.weight
+    with gathered(own) as weight:
+        ids = torch.arange(len(weight), device=weight.device).split(8192)
+        if not is_dtensor(own):
+            # The module's hooks would give a ZeRO-3 parameter back
+            run = embedding.forward if is_zero3(own) else embedding
+            return sum(run(part).float().sum(dim=0) for part in ids) / len(weight)
+        # As it is, whatever FSDP2 keeps of it
+        embedding._parameters["weight"] = torch.nn.Parameter(weight, requires_grad=False)
+        try:
+            return sum(embedding.forward(part).float().sum(dim=0) for part in ids) / len(weight)
+        finally:
+            embedding._parameters["weight"] = own
+
+
 @contextlib.contextmanager
-def _helpful_memory_error(num_tokens: int):
+def _helpful_memory_error(num_tokens: int, sharded: bool):
     try:
         yield
     except RuntimeError as error:
         if not _out_of_memory(error):
             raise
+        if sharded:
+            raise MemoryError(
+                f"Out of memory at a sequence of {num_tokens:,} tokens. Its pass cannot be repeated in smaller parts, "
+                "since the processes that share the model's parameters have moved on. Start again (what is stored is "
+                f"kept) with `attribution_max_tokens` under {num_tokens:,}: longer sequences then run alone and with "
+                "gradient checkpointing. If it is so already, spread the model over more devices."
+            ) from error
         raise MemoryError(
             f"A sequence of {num_tokens:,} tokens does not fit even alone and with gradient checkpointing. Use a "
             "device with more memory, a lower precision (`dtype`), a memory-saving attention kernel "

@@ -1,8 +1,12 @@
 """Load a model and its tokenizer for attribution."""
 
+import copy
+import os
+
 import torch
-from accelerate import PartialState
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType, fsdp2_prepare_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def process_state() -> PartialState:
@@ -19,9 +23,12 @@ def load_attribution_model(
     quantization_config=None,
     chat_template_path: str | None = None,
     trust_remote_code: bool = False,
+    accelerator: Accelerator | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     Load a causal language model onto this process's device, and its tokenizer.
+
+    In a run with DeepSpeed ZeRO-3 or FSDP2 every process holds a part of the model.
 
     Args:
         model_name_or_path (`str`):
@@ -38,6 +45,8 @@ def load_attribution_model(
             Jinja file to use in place of the tokenizer's chat template.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether code from the Hub may run.
+        accelerator ([`~accelerate.Accelerator`], *optional*):
+            That of a run that has one. Else one is made if `accelerate launch` was asked to shard models.
 
     Returns:
         `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: Both know the pad token if either does.
@@ -48,20 +57,58 @@ def load_attribution_model(
     if chat_template_path is not None:
         with open(chat_template_path, encoding="utf-8") as file:
             tokenizer.chat_template = file.read()
-    device = process_state().device
+    state = process_state()
+    if accelerator is None and _sharding_launched():
+        # Before the model, which ZeRO-3 partitions as it is made, in the precision that accelerate has told it
+        config = AutoConfig.from_pretrained(model_name_or_path, revision=revision, trust_remote_code=trust_remote_code)
+        precision = getattr(torch, dtype) if dtype not in ("auto", None) else config.dtype or torch.float32
+        accelerator = Accelerator(mixed_precision={torch.bfloat16: "bf16", torch.float16: "fp16"}.get(precision, "no"))
     model = AutoModelForCausalLM.from_pretrained(
         model_name_or_path,
         revision=revision,
         dtype=dtype,
         attn_implementation=attn_implementation,
         quantization_config=quantization_config,
-        device_map={"": device} if quantization_config is not None else None,
+        device_map={"": state.device} if quantization_config is not None else None,
         trust_remote_code=trust_remote_code,
     )
     if quantization_config is None:
-        model.to(device)
+        model = _place(model, state.device, accelerator)
     name_pad_token(model, tokenizer)
     return model, tokenizer
+
+
+def _sharding_launched() -> bool:
+    """Whether `accelerate launch` was given a config with DeepSpeed or FSDP."""
+    return any(os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true" for kind in ("DEEPSPEED", "FSDP"))
+
+
+def _place(model: PreTrainedModel, device: torch.device, accelerator: Accelerator | None) -> PreTrainedModel:
+    """The model on the device, or sharded over those of all processes."""
+    kind = DistributedType.NO if accelerator is None else accelerator.distributed_type
+    if kind == DistributedType.FSDP:
+        # Frozen, so that accelerate leaves it in the precision it has
+        return fsdp2_prepare_model(accelerator, model.requires_grad_(False)).eval()
+    if kind == DistributedType.DEEPSPEED and accelerator.deepspeed_plugin.zero_stage == 3:
+        return _partition(model, accelerator.deepspeed_plugin.deepspeed_config).eval()
+    # ZeRO-1 and 2 shard what training adds to a model, so that there is nothing to shard
+    return model.to(device)
+
+
+def _partition(model: PreTrainedModel, deepspeed_config: dict) -> PreTrainedModel:
+    """A model under ZeRO-3 that is not trained; its engine is only needed to set it up."""
+    import deepspeed
+
+    zero = {name: value for name, value in deepspeed_config["zero_optimization"].items() if value != "auto"}
+    zero.pop("offload_optimizer", None)
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": copy.deepcopy(zero),
+        "bf16": {"enabled": model.dtype == torch.bfloat16},
+        "fp16": {"enabled": model.dtype == torch.float16},
+    }
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    return engine.module
 
 
 def name_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

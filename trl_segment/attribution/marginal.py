@@ -18,7 +18,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from .decision import sum_over_segments
 from .integrated_gradients import Attribution
+from .loading import process_state
 from .passes import attribution_mode, split_target
+from .sharding import Lockstep, Pass
 
 
 # Two changed words in each of four steps that build on one another; a trial ends earlier once nothing changes
@@ -63,6 +65,7 @@ class BackwardSweep:
         if rounds < 0:
             raise ValueError(f"`rounds` counts and cannot be negative, but {rounds} was passed.")
         self.model, self.threshold, self.rounds = model, threshold, rounds
+        self.lockstep = Lockstep(model)
         self.piece = max(1, (max_tokens_per_forward or 16384) // 16)
 
     def attribute(
@@ -91,7 +94,8 @@ class BackwardSweep:
         """
         segments = list(segments)
         fed, answer = split_target(input_ids, target, segments)
-        ids = torch.cat([fed, answer[-1:]]).to(self.model.get_input_embeddings().weight.device)
+        device = process_state().device if self.lockstep.active else self.model.get_input_embeddings().weight.device
+        ids = torch.cat([fed, answer[-1:]]).to(device)
         self._tokens_run = 0
         with attribution_mode(self.model), torch.no_grad():
             cache = DynamicCache()
@@ -163,6 +167,7 @@ class BackwardSweep:
         log_probs, best = [], []
         for first in range(0, len(inputs), self.piece):
             piece = inputs[first : first + self.piece]
+            self.lockstep.agree(Pass.FORWARD)  # a sweep makes no other passes
             logits = self.model(input_ids=piece[None], past_key_values=cache, use_cache=True).logits[0].float()
             chosen = labels[first : first + self.piece].to(logits.device)
             log_probs.append(logits.log_softmax(dim=-1).gather(-1, chosen[:, None])[:, 0])

@@ -3,14 +3,16 @@
 import functools
 import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .loading import process_state
 from .quadrature import Evaluation
+from .sharding import Lockstep, Pass, fsdp_modules
 
 
 def unwrap_adapter(model: torch.nn.Module) -> torch.nn.Module:
@@ -36,6 +38,10 @@ def attribution_mode(model: torch.nn.Module) -> Iterator[None]:
     Raises:
         `ValueError`: If it is a 4-bit model whose gradients bitsandbytes has given up on CPU.
     """
+    # What FSDP2 leaves unsharded after a forward pass are other tensors than those that hold `requires_grad`
+    sharded = fsdp_modules(model)
+    for module in sharded:
+        module.reshard()
     modes = [(module, module.training) for module in model.modules()]
     repacking = [module for module in model.modules() if getattr(module, "support_avx512bf16_for_cpu", False)]
     for module in repacking:
@@ -54,6 +60,8 @@ def attribution_mode(model: torch.nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        for module in sharded:
+            module.reshard()
         for module in repacking:
             module.support_avx512bf16_for_cpu = True
         for parameter in trainable:
@@ -118,12 +126,19 @@ def split_target(input_ids, target: tuple[int, int], segments: Sequence[tuple[in
 
 
 class EmbeddingSwap:
-    """A hook on the embedding module: hands out what it computed, or puts other embeddings in its place."""
+    """
+    A hook on the embedding module: hands out what it computed, or puts other embeddings in its place.
+
+    Args:
+        embedding (`torch.nn.Module`):
+            Embedding module.
+    """
 
     def __init__(self, embedding: torch.nn.Module):
         self.embedding = embedding
-        self.replacement = None
-        self.captured = None
+        self.replacement: torch.Tensor | None = None
+        self.captured: torch.Tensor | None = None
+        self.leaf: torch.Tensor | None = None
 
     def __enter__(self):
         # Last in line, so that it sees (and hides) what PEFT's own hooks do to the output
@@ -134,11 +149,12 @@ class EmbeddingSwap:
         self._handle.remove()
 
     def _hook(self, module, args, output):
-        if self.replacement is None:
-            self.captured = output.detach()
-            return output
-        # What the model computes in; the leaf that it came from stays in float32
-        return self.replacement.to(output.dtype)
+        self.captured = output.detach()
+        self.leaf = self.captured if self.replacement is None else self.replacement.detach()
+        if torch.is_grad_enabled():
+            self.leaf.requires_grad_(True)
+        # What the model computes in; a replacement, from which the leaf is made, stays in float32
+        return self.leaf.to(output.dtype)
 
 
 class Passes:
@@ -154,11 +170,21 @@ class Passes:
             Token IDs to feed, shape (tokens,).
         targets (`torch.Tensor`):
             Token IDs that the last positions are to predict, shape (targets,).
+        lockstep ([`~trl_segment.attribution.sharding.Lockstep`]):
+            Of the model.
     """
 
-    def __init__(self, model: torch.nn.Module, swap: EmbeddingSwap, ids: torch.Tensor, targets: torch.Tensor):
-        self.model, self.swap = model, swap
-        device = model.get_input_embeddings().weight.device
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        swap: EmbeddingSwap,
+        ids: torch.Tensor,
+        targets: torch.Tensor,
+        lockstep: Lockstep,
+    ):
+        self.model, self.swap, self.lockstep = model, swap, lockstep
+        # A sharded parameter may lie elsewhere than what is computed with it
+        device = process_state().device if lockstep.active else model.get_input_embeddings().weight.device
         self.ids, self.targets = ids.to(device), targets.to(device)
         self.slices_logits = slices_logits(model)
 
@@ -171,28 +197,52 @@ class Passes:
         targets = self.targets.to(log_probs.device).expand(len(ids), -1).unsqueeze(-1)
         return log_probs.gather(-1, targets).sum(dim=(1, 2))
 
-    @torch.no_grad()
+    def make(
+        self, kind: Pass, ids: torch.Tensor, embeddings: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        One pass, of the kind that the processes have agreed on.
+
+        Args:
+            kind ([`~trl_segment.attribution.sharding.Pass`]):
+                Its kind.
+            ids (`torch.Tensor`):
+                Token IDs, shape (batch, tokens).
+            embeddings (`torch.Tensor`, *optional*):
+                What takes the place of their embeddings, shape (batch, tokens, hidden).
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor | None]`: F of each row, shape (batch,), and, if the kind has one, its
+            gradient with respect to the embeddings, shape (batch, tokens, hidden).
+        """
+        self.swap.replacement = embeddings
+        recomputed = checkpointing(self.model) if kind is Pass.CHECKPOINTED_GRADIENT else nullcontext()
+        with recomputed, torch.set_grad_enabled(kind >= Pass.GRADIENT):
+            values = self._log_probability(ids)
+            gradient = None
+            if kind >= Pass.GRADIENT:
+                (gradient,) = torch.autograd.grad(values.sum(), self.swap.leaf)
+        self.swap.leaf = None
+        return values.detach(), gradient
+
     def capture(self, ids: torch.Tensor) -> tuple[float, torch.Tensor]:
         """F of the token IDs and their embeddings, float32, shape (tokens, hidden)."""
-        self.swap.replacement = None
-        value = self._log_probability(ids.to(self.ids)[None])
-        return value.item(), self.swap.captured[0].float()
+        values, _ = self.make(self.lockstep.agree(Pass.FORWARD), ids.to(self.ids)[None])
+        return values.item(), self.swap.captured[0].detach().float()
 
-    @torch.no_grad()
     def forward_only(self, embeddings: torch.Tensor) -> float:
         """F of embeddings of shape (tokens, hidden)."""
-        self.swap.replacement = embeddings[None]
-        return self._log_probability(self.ids[None]).item()
+        values, _ = self.make(self.lockstep.agree(Pass.FORWARD), self.ids[None], embeddings[None])
+        return values.item()
 
-    @torch.enable_grad()
-    def evaluate(self, nodes: list[float], real: torch.Tensor, base: torch.Tensor) -> list[Evaluation]:
-        """The integrand at some nodes, in one forward and backward pass."""
+    def evaluate(
+        self, nodes: list[float], real: torch.Tensor, base: torch.Tensor, checkpointed: bool = False
+    ) -> list[Evaluation]:
+        """The integrand at some nodes, in one forward and backward pass, which may recompute activations."""
         alpha = torch.tensor(nodes, dtype=torch.float32, device=real.device)[:, None, None]
         difference = real - base
-        leaf = (base + alpha * difference).requires_grad_(True)
-        self.swap.replacement = leaf
-        values = self._log_probability(self.ids.expand(len(nodes), -1))
-        (gradient,) = torch.autograd.grad(values.sum(), leaf)
+        kind = self.lockstep.agree(Pass.CHECKPOINTED_GRADIENT if checkpointed else Pass.GRADIENT)
+        values, gradient = self.make(kind, self.ids.expand(len(nodes), -1), base + alpha * difference)
         integrands = (gradient.float() * difference).sum(dim=-1, dtype=torch.float64)
         return [
             Evaluation(value, integrand)

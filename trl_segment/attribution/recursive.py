@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from .decision import sum_over_segments
 from .integrated_gradients import Attribution
 from .passes import EmbeddingSwap, attribution_mode, slices_logits, split_target
+from .sharding import Lockstep
 
 
 class RecursiveAttribution:
@@ -38,6 +39,7 @@ class RecursiveAttribution:
 
     Raises:
         `ValueError`: If `hops` is negative or `evaluations` is not positive.
+        `NotImplementedError`: If the model's parameters are spread over processes.
     """
 
     def __init__(
@@ -46,6 +48,12 @@ class RecursiveAttribution:
         if hops < 0 or evaluations < 1:
             raise ValueError(f"There must be 0 or more hops of 1 or more evaluations, not {hops} of {evaluations}.")
         self.model, self.hops, self.evaluations, self.baseline = model, hops, evaluations, baseline
+        self.lockstep = Lockstep(model)
+        if self.lockstep.active:
+            raise NotImplementedError(
+                "The scorer 'recursive' cannot run on a model whose parameters are spread over processes (ZeRO-3, "
+                "FSDP2). Make the attributions first with `trl-segment attribute`, or use another scorer."
+            )
 
     def attribute(
         self,
@@ -83,7 +91,7 @@ class RecursiveAttribution:
         with attribution_mode(self.model), EmbeddingSwap(self.model.get_input_embeddings()) as swap:
             with torch.no_grad():
                 f_input = self._value(ids, weights, real=None, swap=swap).item()
-                real = swap.captured[0].float()
+                real = swap.captured[0].detach().float()
                 base = self._start(real)
             made = 0
             for _ in range(self.hops + 1):
@@ -130,8 +138,8 @@ class RecursiveAttribution:
         attributions = np.zeros(len(ids))
         for index in range(self.evaluations):
             alpha = (index + 0.5) / self.evaluations
-            leaf = (base + alpha * (real - base))[None].requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self._value(ids, weights, leaf, swap), leaf)
+            value = self._value(ids, weights, (base + alpha * (real - base))[None], swap)
+            (gradient,) = torch.autograd.grad(value, swap.leaf)
             inner = (gradient[0].float() * (real - base)).sum(dim=-1, dtype=torch.float64)
             attributions[:-1] += inner.cpu().numpy() / self.evaluations
         return attributions

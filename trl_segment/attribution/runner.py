@@ -1,13 +1,17 @@
 """Attribute many traces into a store."""
 
 import hashlib
+import heapq
 import itertools
 import json
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -17,11 +21,13 @@ from ..traces import AttributedSequence, Trace, TraceConfig, attributed_sequence
 from .config import AttributionConfig
 from .cost import activation_bytes
 from .integrated_gradients import IntegratedGradients, resolve_baseline
+from .loading import process_state
 from .marginal import COUNTERFACTUAL_ROUNDS, BackwardSweep
 from .passes import unwrap_adapter
 from .quadrature import default_evaluations
 from .recursive import RecursiveAttribution
 from .scorers import SWEEPS, SegmentScorer
+from .sharding import gathered
 from .store import AttributionStore, StoredAttribution
 
 
@@ -56,6 +62,8 @@ class AttributionSummary:
             Traces that repeat an earlier one of this run, text and answer; they share its attributions.
         evaluations (`int`):
             Gradient evaluations spent now.
+        seconds (`float`):
+            Time from the first trace of this process to its last, without what it then waits for others.
         skipped (`dict[str, list[str]]`):
             Names of the traces that cannot be attributed, by reason.
     """
@@ -65,6 +73,7 @@ class AttributionSummary:
     reused: int = 0
     repeated: int = 0
     evaluations: int = 0
+    seconds: float = field(default=0.0, compare=False)
     skipped: dict[str, list[str]] = field(default_factory=dict)
 
     def describe_skipped(self, most: int = 5) -> str:
@@ -148,7 +157,8 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
 
     Args:
         model (`torch.nn.Module`):
-            A model, or a PEFT model: its adapter does not count, so base model and adapter model agree.
+            A model, or a PEFT model: its adapter does not count, so base model and adapter model agree. It may be
+            sharded: then all processes must call this, and the result is that of the whole model.
 
     Returns:
         `str`: 16 hexadecimal digits.
@@ -163,12 +173,13 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
                 continue
             for wrapper in (".base_layer", ".original_module", ".token_adapter"):
                 name = name.replace(wrapper, "")
-        named[name] = parameter
+        named[name.replace("_checkpoint_wrapped_module.", "")] = parameter
     digest = hashlib.sha256()
     for name in sorted(named):
-        flat = named[name].detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu().numpy()
-        digest.update(f"{name} {tuple(named[name].shape)}".encode() + sample.tobytes())
+        with gathered(named[name]) as parameter:
+            flat = parameter.flatten()
+            sample = flat[:: max(1, flat.numel() // 64)][:64].float().cpu().numpy()
+            digest.update(f"{name} {tuple(parameter.shape)}".encode() + sample.tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -183,6 +194,9 @@ def attribute_traces(
 ) -> AttributionSummary:
     """
     Attribute traces that the store does not hold yet.
+
+    Over a model that is sharded among processes (ZeRO-3, FSDP2) all of them must call this together, each with its
+    traces, of which one may have more than another or none.
 
     Args:
         traces (`Iterable[tuple[str, Trace]]`):
@@ -208,7 +222,7 @@ def attribute_traces(
     engine = _make_engine(model, tokenizer, config, store, [trace for _, trace in first])
     summary = AttributionSummary()
     seen = set()
-    tokens = 0
+    tokens, began = 0, time.perf_counter()
     bar = progress_bar(itertools.chain(first, traces), "Attributing", total=total, shown=progress)
     try:
         for name, trace in bar:
@@ -227,8 +241,10 @@ def attribute_traces(
             seen.add(trace.key)
             if row.problem is not None:
                 summary.skipped.setdefault(row.problem, []).append(name)
+        summary.seconds = time.perf_counter() - began
     finally:
         store.flush()
+    engine.lockstep.wait_for_others()
     skipped = sum(map(len, summary.skipped.values()))
     if skipped:
         logger.warning(
@@ -238,6 +254,91 @@ def attribute_traces(
     if summary.repeated:
         logger.warning(f"{summary.repeated} of {summary.traces} traces repeat an earlier one and share its scores.")
     return summary
+
+
+def deal_by_length(lengths: Sequence[int], hands: int) -> list[np.ndarray]:
+    """
+    Deal traces so that all get about the same sum of lengths: the longest first, each to who has least.
+
+    Processes that share a model's parameters wait for one another at every pass: dealt like this, they are at traces
+    of similar length at the same time.
+
+    Args:
+        lengths (`Sequence[int]`):
+            Length of each trace.
+        hands (`int`):
+            Number of processes.
+
+    Returns:
+        `list[np.ndarray]`: Positions in `lengths` for each process, the longest first.
+    """
+    dealt = [[] for _ in range(hands)]
+    held = [(0, hand) for hand in range(hands)]
+    for index in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist():
+        total, hand = held[0]
+        dealt[hand].append(index)
+        heapq.heapreplace(held, (total + int(lengths[index]), hand))
+    return [np.array(indices, dtype=np.int64) for indices in dealt]
+
+
+def share_of_rows(rows: Sequence[int], read: Callable[[int], Trace], store: AttributionStore) -> Sequence[int]:
+    """
+    The rows that this process attributes, of those that it and the others share. All must call it together.
+
+    Rows that the store does not hold are dealt by the length of their text, and rows with the same trace go to one
+    process; those that cost nothing are dealt in turn. So what is computed does not depend on the number of processes.
+
+    Args:
+        rows (`Sequence[int]`):
+            Row numbers, the same on every process.
+        read (`Callable[[int], Trace]`):
+            Reads a row.
+        store ([`AttributionStore`]):
+            What is attributed already; the main process's counts.
+
+    Returns:
+        `Sequence[int]`: Row numbers, the longest trace first. In a run of one process `rows`.
+    """
+    state = process_state()
+    if state.num_processes == 1:
+        return rows
+    described = []
+    for row in rows[state.process_index :: state.num_processes]:
+        trace = read(row)
+        prompt = trace.prompt if isinstance(trace.prompt, str) else json.dumps(trace.prompt, default=str)
+        length = len(prompt) + trace.reasoning[1] if trace.problem is None else 0
+        described.append((row, trace.key, length))
+    described = gather_object(described)
+    shares = [None]
+    if state.is_main_process:
+        rows_of = {}
+        for row, key, length in sorted(described):
+            rows_of.setdefault((key, 0 if key in store else length), []).append(row)
+        costly = [(length, same) for (_, length), same in rows_of.items() if length > 0]
+        free = [same for (_, length), same in rows_of.items() if length == 0]
+        hands = deal_by_length([length for length, _ in costly], state.num_processes)
+        groups = [[costly[index][1] for index in dealt] + free[hand :: len(hands)] for hand, dealt in enumerate(hands)]
+        shares[0] = [list(itertools.chain.from_iterable(same)) for same in groups]
+    broadcast_object_list(shares)
+    return shares[0][state.process_index]
+
+
+def describe_balance(summary: AttributionSummary) -> str:
+    """
+    How evenly the processes of a run were loaded. All must call it together.
+
+    Args:
+        summary ([`AttributionSummary`]):
+            This process's.
+
+    Returns:
+        `str`: One line with the ratio of the slowest process's time to the mean, empty in a run of one process.
+    """
+    seconds = np.array(gather_object([summary.seconds]))
+    if len(seconds) == 1:
+        return ""
+    ratio = seconds.max() / max(seconds.mean(), 1e-9)
+    return f"{len(seconds)} processes, busy for {seconds.mean():,.1f} s on average, the slowest {ratio:.2f} times that"
 
 
 def _make_engine(

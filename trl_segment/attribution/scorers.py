@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from .decision import sum_over_segments
 from .integrated_gradients import Attribution
 from .passes import EmbeddingSwap, Passes, attribution_mode, split_target
+from .sharding import Lockstep, Pass
 
 
 SWEEPS = ("marginal", "counterfactual")
@@ -59,6 +60,7 @@ class SegmentScorer:
         if scorer not in known:
             raise ValueError(f"Unknown scorer {scorer!r}. Pass one of {', '.join(map(repr, known))}.")
         self.model = model
+        self.lockstep = Lockstep(model)
         self.scorer = scorer
         self.max_tokens_per_forward = max_tokens_per_forward or 16384
 
@@ -88,7 +90,7 @@ class SegmentScorer:
         segments = list(segments)
         ids, targets = split_target(input_ids, target, segments)
         with attribution_mode(self.model), EmbeddingSwap(self.model.get_input_embeddings()) as swap:
-            run = Passes(self.model, swap, ids, targets)
+            run = Passes(self.model, swap, ids, targets, self.lockstep)
             f_input, real = run.capture(ids)
             tokens = np.zeros(len(ids) + 1)
             evaluations, scores = 0, None
@@ -124,7 +126,7 @@ class SegmentScorer:
         suffix = ids[segments[-1][1] :]
         values = []
         for end in (segments[0][0], *(end for _, end in segments)):
-            shortened = Passes(self.model, run.swap, torch.cat([ids[:end], suffix]), run.targets)
+            shortened = Passes(self.model, run.swap, torch.cat([ids[:end], suffix]), run.targets, self.lockstep)
             values.append(shortened.capture(shortened.ids)[0])
         return np.maximum(np.diff(values), 0.0)
 
@@ -138,6 +140,7 @@ class SegmentScorer:
         for first in range(0, len(ids) - 1, step):
             positions = torch.arange(first, min(first + step, len(ids) - 1), device=run.ids.device)
             keep = {"logits_to_keep": positions} if run.slices_logits else {}
+            self.lockstep.agree(Pass.FORWARD)  # these scorers make no other passes
             logits = self.model(input_ids=inputs, use_cache=False, **keep).logits[0]
             log_probs = (logits if run.slices_logits else logits[:-1]).float().log_softmax(dim=-1)
             if self.scorer == "entropy":

@@ -9,6 +9,7 @@ from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
 
 from ..attribution import AttributionConfig, AttributionStore, attribute_traces, attribution_settings
 from ..attribution.loading import load_attribution_model, process_state
+from ..attribution.runner import describe_balance, share_of_rows
 from ..attribution.store import exclusive_run
 from ..selection import SelectionConfig
 from ..traces import build_trace, row_name
@@ -25,13 +26,13 @@ class AttributeArguments(SelectionConfig, AttributionConfig):
     Parameters:
         attributions (`str`, *optional*, defaults to `"attributions"`):
             Folder of the store. Traces that it already holds cost nothing.
+        shard (`str`, *optional*):
+            `"3/16"` attributes the third of sixteen parts of the dataset, for independent jobs without a common
+            launcher. They may share a store, or each have one, for `trl-segment merge`.
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to print what would be done and a cost estimate, and stop. No weight is loaded.
         progress (`bool`, *optional*):
             Whether to show a progress bar. Defaults to `True` on a terminal.
-        shard (`str`, *optional*):
-            `"3/16"` attributes the third of sixteen parts of the dataset, for independent jobs without a common
-            launcher. They may share a store, or each have one, for `trl-segment merge`.
         dataset_text_field (`str`, *optional*, defaults to `"text"`):
             Column of the language-modeling format.
         chat_template_path (`str`, *optional*):
@@ -43,16 +44,16 @@ class AttributeArguments(SelectionConfig, AttributionConfig):
     attributions: str = field(
         default="attributions", metadata={"help": "Folder of the store. Traces that it already holds cost nothing."}
     )
-    dry_run: bool = field(default=False, metadata={"help": "Print what would be done and a cost estimate, and stop."})
-    progress: bool | None = field(
-        default=None, metadata={"help": "Whether to show a progress bar. Default: on a terminal."}
-    )
     shard: str | None = field(
         default=None,
         metadata={
             "help": "'3/16' attributes the third of sixteen parts of the dataset. Independent jobs may share a store, "
             "or each have one, for `trl-segment merge`."
         },
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Print what would be done and a cost estimate, and stop."})
+    progress: bool | None = field(
+        default=None, metadata={"help": "Whether to show a progress bar. Default: on a terminal."}
     )
     dataset_text_field: str = field(default="text", metadata={"help": "Column of the language-modeling format."})
     chat_template_path: str | None = field(
@@ -85,11 +86,11 @@ def main(argv: list[str] | None = None) -> None:
     script_args, args, model_args = parser.parse_args_and_config(argv)
     if not model_args.model_name_or_path:
         parser.error("--model_name_or_path is required: the model whose answer is attributed")
-    if args.dry_run:
-        plan_attribute(script_args, args, model_args, process_state())
-        return
     # Started by `accelerate launch` or `torchrun`, every process takes its share of the traces
     state = process_state()
+    if args.dry_run:
+        plan_attribute(script_args, args, model_args, state)
+        return
     with exclusive_run(args.attributions, args.share) if state.is_main_process else contextlib.nullcontext():
         _run(parser, script_args, args, model_args, state)
 
@@ -115,13 +116,18 @@ def _run(parser, script_args, args, model_args, state) -> None:
             "something else. Attribute a few traces into this store without --shard first, then the shards"
         )
     shard, shards = args.share or (1, 1)
-    # Every process of every job has a part
-    part, parts = (shard - 1) + shards * state.process_index, shards * state.num_processes
-    traces = (
-        (row_name(row, index), build_trace(row, args, text_column=args.dataset_text_field))
-        for index, row in _every(dataset, part, parts)
-    )
-    total = None if script_args.dataset_streaming else len(range(part, len(dataset), parts))
+
+    def read(row):
+        return build_trace(row, args, text_column=args.dataset_text_field)
+
+    if script_args.dataset_streaming:
+        # Every process of every job has a part
+        part, parts = (shard - 1) + shards * state.process_index, shards * state.num_processes
+        total, rows = None, _every(dataset, part, parts)
+    else:
+        mine = share_of_rows(range(shard - 1, len(dataset), shards), lambda index: read(dataset[index]), store)
+        total, rows = len(mine), ((index, dataset[index]) for index in mine)
+    traces = ((row_name(row, index), read(row)) for index, row in rows)
     progress = args.progress if state.is_main_process else False
     summary = attribute_traces(traces, model, tokenizer, args, store, total, progress)
     skipped = sum(map(len, summary.skipped.values()))
@@ -130,8 +136,11 @@ def _run(parser, script_args, args, model_args, state) -> None:
         f"{share}{summary.traces} traces: {summary.attributed} attributed with {summary.evaluations:,} gradient "
         f"evaluations, {summary.reused} read from the store, {summary.repeated} repeated, {skipped} not attributable."
     )
+    balance = describe_balance(summary)
     state.wait_for_everyone()
     if state.is_main_process:
+        if balance:
+            print(balance)
         AttributionStore(args.attributions, settings).compact()
         print(f"Stored in {args.attributions}")
 

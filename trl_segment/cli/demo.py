@@ -54,6 +54,9 @@ def main(argv: list[str] | None = None) -> None:
             f"attribute {model} {data}"
         ),
         "Inspect: one trace, its segments, and which of them will be trained": f"inspect {data} --trace 0",
+        "Look: the same trace as a page for the browser, with every token's attribution": (
+            f"inspect {model} {data} --trace 0 --html {output / 'trace.html'}"
+        ),
         "Train: the model sees whole traces, the loss is on the selected segments": (
             f"sft {model} {data} --output_dir {output / 'model'} --num_train_epochs 2 --learning_rate 1e-4 "
             "--max_length 2048 --logging_steps 3 --per_device_train_batch_size 4 --bf16 False --report_to none "
@@ -64,7 +67,10 @@ def main(argv: list[str] | None = None) -> None:
     for purpose, command in commands.items():
         print(f"\n=== {purpose}\n$ trl-segment {command}\n", flush=True)
         run(shlex.split(command))
-    print(f"\nDone in {time.monotonic() - started:.0f} s. The trained model is in {output / 'model'}.")
+    print(
+        f"\nDone in {time.monotonic() - started:.0f} s. The trained model is in {output / 'model'}. "
+        f"Open {output / 'trace.html'} in a browser to see the trace."
+    )
 
 
 if __name__ == "__main__":

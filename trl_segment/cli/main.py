@@ -8,11 +8,12 @@ _COMMANDS = {
     "attribute": "Attribute traces and store the scores",
     "merge": "Bring the stores of independent jobs together",
     "sft": "Fine-tune on the selected segments",
-    "inspect": "Show one trace, in the terminal or as a page: its segments, their scores, kept or dropped",
-    "report": "Write a page with figures on what a selection does to a whole dataset",
     "evaluate": "Accuracy and output length of models on problem sets",
     "generate": "Sample solutions, keep the shortest correct one of each problem",
+    "inspect": "Show one trace, in the terminal or as a page: its segments, their scores, kept or dropped",
+    "report": "Write a page with figures on what a selection does to a whole dataset",
     "quality": "Compare the selection with known roles of segments",
+    "tune": "Sweep the thresholds over stored scores, compare stores",
     "demo": "Run all of it on a small model and the traces of a toy world",
 }
 

@@ -141,13 +141,29 @@ class _PreallocatedLayer(DynamicLayer):
         self.keys, self.values = (buffer[:rows, :, : self.length] for buffer in self.buffers)
 
 
+def plain_cache(model: PreTrainedModel) -> bool:
+    """
+    Whether all that a model remembers of a prefix are the keys and values of each of its tokens (no sliding window, no
+    recurrent state), so that its cache can be cut anywhere.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model.
+
+    Returns:
+        `bool`: Whether it is so.
+    """
+    layers = DynamicCache(config=model.config).layers
+    return len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
+
+
 def _new_cache(model: PreTrainedModel) -> tuple[Cache, bool]:
     """A cache for a batch, and whether rows can be dropped from it."""
     cache = DynamicCache(config=model.config)
-    if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
+    if plain_cache(model):
         cache.layers = [_PreallocatedLayer() for _ in cache.layers]
         return cache, True
-    # Sliding windows, linear attention, ...: the library's own cache, all rows to the end
+    # The library's own cache, all rows to the end
     return cache, False
 
 

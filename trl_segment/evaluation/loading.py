@@ -2,7 +2,6 @@
 
 import contextlib
 
-import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.peft_utils import find_adapter_config_file
 
@@ -25,8 +24,7 @@ def load_model_or_adapter(
         dtype (`str`, *optional*, defaults to `"auto"`):
             Precision; `"auto"` is that of the checkpoint.
         attn_implementation (`str`, *optional*):
-            Attention kernel. Defaults to transformers' choice, on CPU to `"eager"`: for one query a step it is faster
-            there than the fused kernel.
+            Attention kernel. Defaults to transformers' choice.
         chat_template_path (`str`, *optional*):
             Jinja file to use in place of the tokenizer's chat template.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
@@ -39,8 +37,6 @@ def load_model_or_adapter(
     Raises:
         `ImportError`: If it is an adapter and PEFT is not installed.
     """
-    if attn_implementation is None and not torch.accelerator.is_available():
-        attn_implementation = "eager"
     base = name_or_path
     adapter = find_adapter_config_file(name_or_path)
     if adapter is not None:

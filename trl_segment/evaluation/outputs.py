@@ -96,14 +96,22 @@ class OutputFile:
             The JSONL file. Outputs that it holds already are not made again. A line that a killed run left half
             written is cut off.
         settings (`dict`):
-            What changes outputs: model, decoding, prompt.
+            What changes outputs: model, decoding.
+        key (`tuple[str, ...]`, *optional*):
+            Which fields tell records apart. Defaults to problem, sample and hash of the prompt.
 
     Raises:
         `ValueError`: If the file was made with other settings.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: dict[str, Any]):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        settings: dict[str, Any],
+        key: tuple[str, ...] = ("id", "sample", "prompt"),
+    ):
         self.path = Path(path)
+        self.key = key
         self.path.parent.mkdir(parents=True, exist_ok=True)
         settings = json.loads(json.dumps(settings))
         settings_file = self.path.with_suffix(".settings.json")
@@ -124,7 +132,7 @@ class OutputFile:
         os.replace(temporary, settings_file)
         self.records = self._read()
 
-    def _read(self) -> dict[tuple[str, int, str], dict]:
+    def _read(self) -> dict[tuple, dict]:
         records, whole = {}, 0
         if self.path.exists():
             with open(self.path, "rb") as file:
@@ -133,7 +141,7 @@ class OutputFile:
                         record = json.loads(line) if line.endswith(b"\n") else None
                         if record is None:
                             break
-                        records[record["id"], record["sample"], record["prompt"]] = record
+                        records[tuple(record[name] for name in self.key)] = record
                     except (ValueError, KeyError, TypeError):
                         break
                     whole += len(line)
@@ -147,11 +155,11 @@ class OutputFile:
 
         Args:
             record (`dict`):
-                With `id`, `sample` and `prompt` (a hash of the prompt) among others.
+                With the fields of `key` among others.
         """
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self.records[record["id"], record["sample"], record["prompt"]] = record
+        self.records[tuple(record[name] for name in self.key)] = record
 
 
 def solve_problems(

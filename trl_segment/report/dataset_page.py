@@ -107,10 +107,10 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
             f"30 to 40 %. In the median trace the strongest third holds {middle[33]:.0%}."
         )
     if name == "strength":
-        return (
-            f"{share['weak']:.1%} of the segments are dropped because the stronger ones of their trace reach tau "
-            f"{config.tau:g} without them."
-        )
+        reason = f"because the stronger ones of their trace reach tau {config.tau:g} without them"
+        if config.selection == "threshold":
+            reason = f"for a strength under {config.min_strength:g}"
+        return f"{share['weak']:.1%} of the segments are dropped {reason}."
     if name == "consistency":
         dropped = share["one-sided"]
         among = dropped / max(dropped + share["kept"], 1e-9)
@@ -190,6 +190,7 @@ def _examples(statistics):
         "kept": "Kept, the strongest for their trace",
         "weak": "Dropped as weak, the most text for the least strength",
         "one-sided": "Dropped as one-sided, the strongest for their trace",
+        "against": "Dropped as speaking against the answer, the strongest for their trace",
     }
     return [
         (titles[group], group, [(example, _shortened(example.text)) for example in statistics.examples[group]])

@@ -39,7 +39,7 @@ class Theme:
         ink, muted, grid (`str`):
             Text, axes, grid lines.
         groups (`tuple[str, str, str]`):
-            Kept, weak and one-sided segments.
+            Kept, weak, one-sided segments and those against the answer.
         accent (`str`):
             Lines that mark something.
     """
@@ -47,12 +47,12 @@ class Theme:
     ink: str
     muted: str
     grid: str
-    groups: tuple[str, str, str]
+    groups: tuple[str, str, str, str]
     accent: str
 
 
-LIGHT = Theme("#1d2126", "#626973", "#e2e3e0", ("#19b388", "#c3c7cc", "#e8924a"), "#2f6df0")
-DARK = Theme("#e4e7eb", "#98a1ad", "#2f363f", ("#23b98b", "#59616b", "#d9772f"), "#6f9dff")
+LIGHT = Theme("#1d2126", "#626973", "#e2e3e0", ("#19b388", "#c3c7cc", "#e8924a", "#b05fc4"), "#2f6df0")
+DARK = Theme("#e4e7eb", "#98a1ad", "#2f363f", ("#23b98b", "#59616b", "#d9772f", "#b672c8"), "#6f9dff")
 GROUP_LABELS = tuple(group if group == "kept" else f"dropped, {group}" for group in GROUPS)
 
 
@@ -202,7 +202,7 @@ def _draw_position(axes, statistics, theme):
     _stack(axes, POSITION_EDGES, counts, theme)
     share = statistics.strength_by_position / max(statistics.strength_by_position.sum(), 1e-300)
     middle = (POSITION_EDGES[:-1] + POSITION_EDGES[1:]) / 2
-    axes.plot(middle, share / max(share.max(), 1e-300), color=theme.accent, lw=1.5, label="strength")
+    axes.plot(middle, share / max(share.max(), 1e-300), color=theme.accent, lw=1.5, label="strength (scaled)")
     axes.set(xlabel="position in the trace", ylabel="share of the segments there", xlim=(0, 1), ylim=(0, 1.02))
 
 

@@ -21,7 +21,7 @@ from .verdicts import VERDICTS, segment_verdicts
 
 
 # Kept, or why dropped, in the order of the rows of all counts below
-GROUPS = ("kept", "weak", "one-sided")
+GROUPS = ("kept", "weak", "one-sided", "against")
 _GROUP_OF = {
     verdict: GROUPS.index(verdict.removeprefix("dropped, ")) if verdict.startswith("dropped") else 0
     for verdict in VERDICTS

@@ -14,7 +14,17 @@ from .page import json_ready, render_page
 
 
 # The fields of `SelectionConfig` that decide which segments a trace keeps by its scores: the page re-selects with them
-PAGE_THRESHOLDS = ("tau", "beta", "keep_first", "keep_last", "min_tokens_to_mask")
+PAGE_THRESHOLDS = (
+    "selection",
+    "tau",
+    "min_strength",
+    "beta",
+    "consistency_scale",
+    "min_direction",
+    "keep_first",
+    "keep_last",
+    "min_tokens_to_mask",
+)
 
 
 def render_trace_page(

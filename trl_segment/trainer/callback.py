@@ -7,13 +7,14 @@ import shutil
 from typing import TYPE_CHECKING
 
 import torch
-from accelerate.utils import DistributedType, is_peft_model
+from accelerate.utils import is_peft_model
 from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..attribution import AttributionStore, attribute_traces, attribution_settings
 from ..attribution.hub import open_store
 from ..attribution.loading import load_attribution_model, name_pad_token
+from ..attribution.runner import describe_balance, share_of_rows
 
 
 if TYPE_CHECKING:
@@ -88,7 +89,10 @@ class SegmentAttributionCallback(TrainerCallback):
                 args, path, self.trainer.model, self.trainer.processing_class, adapter=args.attribution_adapter
             )
         model, tokenizer = load_attribution_model(
-            args.attribution_model, dtype=args.attribution_dtype, trust_remote_code=args.trust_remote_code
+            args.attribution_model,
+            dtype=args.attribution_dtype,
+            trust_remote_code=args.trust_remote_code,
+            accelerator=self.trainer.accelerator,
         )
         store = self._attribute_with(args, path, model, tokenizer, adapter=True)
         del model
@@ -99,11 +103,12 @@ class SegmentAttributionCallback(TrainerCallback):
 
     def _attribute_with(self, args, path, model, tokenizer, adapter):
         accelerator = self.trainer.accelerator
-        sharded = accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
-        if sharded and model is self.trainer.model:
+        parallelism = accelerator.parallelism_config
+        if parallelism is not None and parallelism.non_data_parallel_size > 1:
             raise NotImplementedError(
-                f"Attribution inside a {accelerator.distributed_type.value} run is not supported yet. Make the "
-                "attributions first with `trl-segment attribute` and pass their folder as `attributions`."
+                "Attribution inside a run with tensor, context or sequence parallelism is not supported, since its "
+                "processes share the work on one trace. Make the attributions first with `trl-segment attribute` and "
+                "pass their folder as `attributions`."
             )
         if args.attribution_rule == "density" and accelerator.num_processes > 1:
             raise NotImplementedError(
@@ -120,11 +125,11 @@ class SegmentAttributionCallback(TrainerCallback):
         if self.trainer.segmenter is not None:
             settings["segmenter"] = getattr(self.trainer.segmenter, "__qualname__", repr(self.trainer.segmenter))
         store = AttributionStore(path, settings)
-        mine = range(accelerator.process_index, self.trainer.num_traces, accelerator.num_processes)
-        traces = (self.trainer.get_trace(index) for index in mine)
+        mine = share_of_rows(range(self.trainer.num_traces), lambda row: self.trainer.get_trace(row)[1], store)
+        traces = (self.trainer.get_trace(row) for row in mine)
         adapter_off = contextlib.nullcontext() if adapter or not is_peft_model(model) else model.disable_adapter()
         with adapter_off:
-            attribute_traces(
+            summary = attribute_traces(
                 traces,
                 model,
                 tokenizer,
@@ -133,6 +138,9 @@ class SegmentAttributionCallback(TrainerCallback):
                 total=len(mine),
                 progress=None if accelerator.is_main_process else False,
             )
+        balance = describe_balance(summary)
+        if balance and accelerator.is_main_process:
+            logger.info(f"Attribution: {balance}")
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             AttributionStore(path, settings).compact()

@@ -27,15 +27,41 @@ function strongestPrefix(strength, tau) {
   return kept;
 }
 
+// What beta is compared with
+function scaledConsistency(segments, scale) {
+  const consistency = directionConsistency(segments);
+  if (scale === "chance") {
+    return consistency.map((value, i) => {
+      const chance = Math.sqrt(2 / (Math.PI * Math.max(segments[i].num_tokens, 1)));
+      return (value - chance) / (1 - chance);
+    });
+  }
+  if (scale === "rank") {
+    const sorted = [...consistency].sort((a, b) => a - b);
+    const rank = new Map();
+    sorted.forEach((value, i) => rank.has(value) || rank.set(value, i));
+    return consistency.map((value) => rank.get(value) / consistency.length);
+  }
+  return consistency;
+}
+
+function strongSegments(segments, config) {
+  const strength = attributionStrength(segments);
+  if (config.selection === "threshold") return strength.map((value) => value >= config.min_strength);
+  return strongestPrefix(strength, config.tau);
+}
+
 function selectSegments(segments, config) {
   const tokens = segments.reduce((sum, segment) => sum + segment.num_tokens, 0);
-  const strong = strongestPrefix(attributionStrength(segments), config.tau);
-  const consistency = directionConsistency(segments);
+  const strong = strongSegments(segments, config);
+  const consistency = scaledConsistency(segments, config.consistency_scale);
   const unranked = segments.every((segment) => segment.sum_abs === 0) || tokens < config.min_tokens_to_mask;
-  return segments.map((_, i) => {
+  return segments.map(({ sum_abs, sum_signed }, i) => {
     const forced = i < config.keep_first || i >= segments.length - config.keep_last;
-    const kept = unranked || forced || (strong[i] && consistency[i] <= config.beta);
-    if (!kept) return { kept, verdict: strong[i] ? "dropped, one-sided" : "dropped, weak" };
+    const supports = sum_signed >= config.min_direction * sum_abs;
+    const kept = unranked || forced || (strong[i] && supports && consistency[i] <= config.beta);
+    if (!kept && !strong[i]) return { kept, verdict: "dropped, weak" };
+    if (!kept) return { kept, verdict: supports ? "dropped, one-sided" : "dropped, against" };
     return { kept, verdict: forced ? "kept, always" : "kept" };
   });
 }

@@ -7,6 +7,8 @@ const segments = data.segments;
 const byId = (id) => document.getElementById(id);
 const state = { ...data.thresholds, sort: "index", descending: false, active: -1 };
 const views = []; // per segment: the elements that show it
+const lines = {}; // the thresholds in the plane
+let tokensMade = false;
 
 function make(name, properties = {}, ...children) {
   const element = Object.assign(document.createElement(name), properties);
@@ -22,7 +24,11 @@ function makeSvg(name, attributes = {}, ...children) {
 }
 
 // Control characters and those that reorder text are written out, so that nobody reads another text than is trained.
-const HIDDEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff]/u;
+const HIDDEN = new RegExp(
+  "[\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f" +
+    "\\u202a-\\u202e\\u2060-\\u206f\\ufeff\\ud800-\\udfff]",
+  "u",
+);
 
 function appendText(parent, text) {
   let plain = "";
@@ -57,7 +63,11 @@ function visiblePart(text) {
 }
 
 function appendPart(parent, text, from, to, [start, end]) {
-  for (const [a, b, className] of [[from, Math.min(to, start), "edge"], [Math.max(from, start), Math.min(to, end), ""], [Math.max(from, end), to, "edge"]]) {
+  for (const [a, b, className] of [
+    [from, Math.min(to, start), "edge"],
+    [Math.max(from, start), Math.min(to, end), ""],
+    [Math.max(from, end), to, "edge"],
+  ]) {
     if (a >= b) continue;
     if (className) parent.append(make("span", { className, textContent: text.slice(a, b) }));
     else appendText(parent, text.slice(a, b));
@@ -147,14 +157,20 @@ function showStrip() {
   });
 }
 
+const CONSISTENCY = { absolute: "direction consistency", chance: "consistency above chance", rank: "rank of consistency" };
 const PLANE = { left: 52, right: 550, top: 10, bottom: 152 };
-const planeX = (value) => PLANE.left + (PLANE.right - PLANE.left) * value;
+const scaled = scored ? scaledConsistency(segments, state.consistency_scale) : [];
+const leftmost = Math.min(0, Math.floor(4 * Math.min(0, ...scaled)) / 4); // under chance
+const planeX = (value) => PLANE.left + ((PLANE.right - PLANE.left) * (value - leftmost)) / (1 - leftmost);
+// The threshold of strength that the selection at hand has: a share to reach, or a strength
+const level = state.selection === "threshold" ? "min_strength" : "tau";
 const planeY = (value) => PLANE.bottom - (PLANE.bottom - PLANE.top) * Math.sqrt(value / (1.1 * strongest));
 
 function showPlane() {
   const plane = byId("plane");
-  views.region = plane.appendChild(makeSvg("rect", { class: "region" }));
-  for (const tick of [0, 0.25, 0.5, 0.75, 1]) {
+  const meaning = CONSISTENCY[state.consistency_scale];
+  lines.region = plane.appendChild(makeSvg("rect", { class: "region" }));
+  for (let tick = leftmost; tick <= 1; tick += leftmost < -1 ? 0.5 : 0.25) {
     const x = planeX(tick);
     plane.append(
       makeSvg("line", { class: "axis", x1: x, x2: x, y1: PLANE.top, y2: PLANE.bottom }),
@@ -168,16 +184,16 @@ function showPlane() {
       makeSvg("text", { x: PLANE.left - 7, y: y + 4, "text-anchor": "end" }, short(tick * strongest)),
     );
   }
-  views.betaLine = plane.appendChild(makeSvg("line", { class: "bound", y1: PLANE.top, y2: PLANE.bottom }));
-  views.tauLine = plane.appendChild(makeSvg("line", { class: "bound", x1: PLANE.left, x2: PLANE.right }));
+  lines.beta = plane.appendChild(makeSvg("line", { class: "bound", y1: PLANE.top, y2: PLANE.bottom }));
+  lines.tau = plane.appendChild(makeSvg("line", { class: "bound", x1: PLANE.left, x2: PLANE.right }));
   plane.append(
-    makeSvg("text", { x: PLANE.right, y: PLANE.bottom + 32, "text-anchor": "end" }, "direction consistency →"),
+    makeSvg("text", { x: PLANE.right, y: PLANE.bottom + 32, "text-anchor": "end" }, `${meaning} →`),
     makeSvg("text", { x: PLANE.left, y: PLANE.bottom + 32 }, "↑ strength, on a square-root scale; area: tokens"),
   );
   const longest = Math.max(...segments.map((segment) => segment.num_tokens), 1);
   segments.forEach((segment, index) => {
     const dot = makeSvg("circle", {
-      cx: planeX(consistency[index]),
+      cx: planeX(scaled[index]),
       cy: planeY(strength[index]),
       r: 2.5 + 7 * Math.sqrt(segment.num_tokens / longest),
     });
@@ -287,26 +303,31 @@ function showSelection() {
   const share = numTokens ? percent(keptTokens / numTokens) : "–";
   byId("kept-tokens").replaceChildren(`${share} `, make("small", { textContent: `of ${integer(numTokens)}` }));
   byId("status").textContent = `${keptSegments} of ${segments.length} segments trained, ${share} of the tokens`;
-  const strong = strongestPrefix(strength, state.tau);
-  const cut = Math.min(strongest, ...strength.filter((_, index) => strong[index]));
+  const strong = strongSegments(segments, state);
+  const weakest = Math.min(strongest, ...strength.filter((_, index) => strong[index]));
+  const cut = level === "tau" ? weakest : Math.min(state.min_strength, 1.1 * strongest);
   const [x, y] = [planeX(state.beta), planeY(cut)];
   for (const [element, attributes] of [
-    [views.region, { x: PLANE.left, y: PLANE.top, width: x - PLANE.left, height: Math.max(0, y - PLANE.top) }],
-    [views.betaLine, { x1: x, x2: x }],
-    [views.tauLine, { y1: y, y2: y }],
+    [lines.region, { x: PLANE.left, y: PLANE.top, width: x - PLANE.left, height: Math.max(0, y - PLANE.top) }],
+    [lines.beta, { x1: x, x2: x }],
+    [lines.tau, { y1: y, y2: y }],
   ]) {
     for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   }
-  for (const name of ["tau", "beta"]) {
-    byId(name).value = state[name];
-    byId(name).ariaValueText = String(state[name]);
-    if (document.activeElement !== byId(`${name}-value`)) byId(`${name}-value`).value = state[name];
+  for (const [id, name] of [["tau", level], ["beta", "beta"]]) {
+    byId(id).value = state[name];
+    byId(id).ariaValueText = String(state[name]);
+    if (document.activeElement !== byId(`${id}-value`)) byId(`${id}-value`).value = state[name];
   }
+  if (document.activeElement !== byId("min-direction")) byId("min-direction").value = state.min_direction;
   for (const name of ["first", "last"]) {
     if (document.activeElement !== byId(`keep-${name}`)) byId(`keep-${name}`).value = state[`keep_${name}`];
   }
   byId("command").textContent =
-    `--tau ${state.tau} --beta ${state.beta} --keep_first ${state.keep_first} --keep_last ${state.keep_last}` +
+    (level === "tau" ? "" : "--selection threshold ") +
+    `--${level} ${state[level]} --beta ${state.beta} --keep_first ${state.keep_first} --keep_last ${state.keep_last}` +
+    (state.consistency_scale === "absolute" ? "" : ` --consistency_scale ${state.consistency_scale}`) +
+    (state.min_direction > -1 ? ` --min_direction ${state.min_direction}` : "") +
     (state.min_tokens_to_mask ? ` --min_tokens_to_mask ${state.min_tokens_to_mask}` : "");
   if (state.sort === "verdict") sortRows();
 }
@@ -326,8 +347,8 @@ function activate(index, goTo) {
 
 // Token elements are made the first time that they are asked for
 function showTokens(shown) {
-  if (shown && !views.tokens) {
-    views.tokens = true;
+  if (shown && !tokensMade) {
+    tokensMade = true;
     const sizes = segments.flatMap((segment) => segment.token_values.map(Math.abs)).sort((a, b) => a - b);
     const scale = sizes[Math.floor(0.995 * (sizes.length - 1))] || 1;
     segments.forEach((segment, index) => {
@@ -361,17 +382,28 @@ function showLegend(tokens) {
 }
 
 function connectControls() {
+  if (level === "min_strength") {
+    byId("tau-label").replaceChildren("strength ", make("span", { textContent: "lowest kept" }));
+    for (const id of ["tau", "tau-value"]) Object.assign(byId(id), { min: 0, max: "" });
+    Object.assign(byId("tau"), { max: Math.max(strongest, state.min_strength), step: "any" });
+    byId("tau-value").ariaLabel = "lowest strength, exact value";
+  }
+  if (state.consistency_scale !== "absolute") {
+    const meant = { chance: "highest kept, above chance", rank: "highest rank of consistency kept" };
+    byId("beta-label").lastElementChild.textContent = meant[state.consistency_scale];
+  }
   const within = (input, text) => {
     const value = Number(text);
     return text !== "" && value >= Number(input.min) && (!input.max || value <= Number(input.max)) ? value : null;
   };
   for (const [id, name] of [
-    ["tau", "tau"],
-    ["tau-value", "tau"],
+    ["tau", level],
+    ["tau-value", level],
     ["beta", "beta"],
     ["beta-value", "beta"],
     ["keep-first", "keep_first"],
     ["keep-last", "keep_last"],
+    ["min-direction", "min_direction"],
   ]) {
     byId(id).addEventListener("input", (event) => {
       const value = within(event.target, event.target.value);
@@ -391,7 +423,8 @@ function connectControls() {
   byId("segments").addEventListener("pointerover", (event) => {
     const token = event.target.closest(".token");
     const shown = token && document.body.classList.contains("show-tokens");
-    byId("reading").textContent = shown ? `${JSON.stringify(token.textContent)}  ${short(Number(token.dataset.value))} nats` : "";
+    const value = shown && short(Number(token.dataset.value));
+    byId("reading").textContent = shown ? `${JSON.stringify(token.textContent)}  ${value} nats` : "";
   });
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, summary")) return;
