@@ -125,6 +125,15 @@ def test_a_run_goes_on_where_it_stopped(folder, tmp_path):
     assert sorted(lines(torn), key=key) == sorted(lines(whole), key=key)
     assert lines(torn)[:5] == [json.loads(line) for line in content[:5]]
     assert len(lines(torn)) == 16
+    # A damaged line in the middle costs itself only
+    content = torn.read_bytes().splitlines(keepends=True)
+    content[7] = b"\0" * 30 + b"\n"
+    torn.write_bytes(b"".join(content))
+    run(folder, *sampled, tmp_path / "torn")
+    mended = torn.read_bytes().splitlines(keepends=True)
+    assert len(mended) == 17
+    torn.write_bytes(b"".join(mended[:7] + mended[8:]))
+    assert sorted(lines(torn), key=key) == sorted(lines(whole), key=key)
     before = torn.stat().st_mtime_ns
     run(folder, *sampled, tmp_path / "torn", "--json", tmp_path / "f.json")
     assert torn.stat().st_mtime_ns == before

@@ -154,8 +154,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def _labels(names: list[str]) -> dict[str, str]:
     """Label -> path. Of equal last parts the whole path is the label."""
-    split = [name.split("=", 1) if "=" in name else (None, name) for name in names]
-    last = [Path(path).stem if path.endswith(".jsonl") else Path(path).name for _, path in split]
+    # A folder may have an equals sign in its name
+    split = [(None, name) if "=" not in name or Path(name).exists() else name.split("=", 1) for name in names]
+    last = [Path(path).stem if Path(path).is_file() else Path(path).name for _, path in split]
     labels = {}
     for (label, path), short in zip(split, last, strict=True):
         key = label or (short if last.count(short) == 1 else path)
@@ -168,10 +169,12 @@ def _labels(names: list[str]) -> dict[str, str]:
 def load_problems(name: str, args: DecodingArguments):
     """Rows of a problem set or of outputs."""
     splits = load_splits(ScriptArguments(dataset_name=name, dataset_train_split="only"))
-    split = args.problems_split if args.problems_split in splits else "test" if "test" in splits else None
-    if split is None and len(splits) > 1:
-        sys.exit(f"{name!r} has the splits {', '.join(splits)}. Choose one with --problems_split.")
-    rows = splits[split or next(iter(splits))]
+    split = next(iter(splits))
+    if len(splits) > 1:
+        split = args.problems_split or "test"
+        if split not in splits:
+            sys.exit(f"{name!r} has the splits {', '.join(splits)}, not {split!r}. Choose one with --problems_split.")
+    rows = splits[split]
     return rows.select(range(min(args.max_problems or len(rows), len(rows))))
 
 
@@ -309,6 +312,9 @@ def _print_table(graded, sets):
             print(f"  {label}: {_line(summarize(parts))}")
         for a, b in combinations(chosen, 2):
             difference = paired_difference(chosen[a], chosen[b])
+            if difference["accuracy"] is None:
+                print(f"  {b} minus {a}: no problem in common")
+                continue
             line = f"accuracy {_interval(difference['accuracy'], 100)} points"
             if difference["tokens"] is not None:
                 line += f"; tokens {_interval(difference['tokens'])}"

@@ -198,12 +198,14 @@ def paired_difference(first: Sequence[Graded], second: Sequence[Graded]) -> dict
 
     Returns:
         `dict`: `accuracy`, `tokens` and `cut_off` as [`Estimate`]s of second minus first over problems that both have,
-        and `problems`, their number. `None` for what is not known of both.
+        and `problems`, their number. `None` for what is not known of both, or where a set has no problem in common.
     """
     shared = [sorted(set(a.ids) & set(b.ids)) for a, b in zip(first, second, strict=True)]
 
     def differences(name):
         parts = []
+        if not all(shared):
+            return None
         for a, b, ids in zip(first, second, shared, strict=True):
             if getattr(a, name) is None or getattr(b, name) is None:
                 return None

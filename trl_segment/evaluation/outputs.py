@@ -16,12 +16,16 @@ from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ..traces import Trace, TraceConfig, build_trace, row_name
 from ..traces.alignment import render_prompt
 from .generation import DecodingConfig, Output, Request, end_token_ids, generate_outputs
 from .grading import Grader
 from .metrics import Graded
+
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,20 +137,22 @@ class OutputFile:
         self.records = self._read()
 
     def _read(self) -> dict[tuple, dict]:
-        records, whole = {}, 0
+        records, whole, damaged = {}, 0, 0
         if self.path.exists():
             with open(self.path, "rb") as file:
                 for line in file:
-                    try:
-                        record = json.loads(line) if line.endswith(b"\n") else None
-                        if record is None:
-                            break
-                        records[tuple(record[name] for name in self.key)] = record
-                    except (ValueError, KeyError, TypeError):
+                    if not line.endswith(b"\n"):
                         break
                     whole += len(line)
+                    try:
+                        record = json.loads(line)
+                        records[tuple(record[name] for name in self.key)] = record
+                    except (ValueError, KeyError, TypeError):
+                        damaged += 1
             if whole < self.path.stat().st_size:
                 os.truncate(self.path, whole)
+        if damaged:
+            logger.warning(f"{damaged} lines of {str(self.path)!r} cannot be read; what they held is made again.")
         return records
 
     def append(self, record: dict) -> None:
