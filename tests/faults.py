@@ -163,7 +163,7 @@ def fill_disk(work: Workload, folder: Path, sizes: list[int], resize) -> int:
             assert error.errno in (errno.ENOSPC, errno.EFBIG), error
             full += 1
             stored = len(AttributionStore(folder))
-            print(f"  {size // 1024} KiB: {stored} of {len(work.traces)} traces stored, then {error}")
+            print(f"  {size // 1024} KiB: {stored} of {len(work.traces)} traces stored, then: {error.strerror}")
     return full
 
 

@@ -31,7 +31,7 @@ def test_killed_runs_and_full_disks_lose_nothing(tmp_path, can_mount):
     # A run with two processes has two traces in hand
     assert int(most) <= 1 and int(redone) <= 2 * kills
     assert f"killed {kills} moves into the final files: lost 0" in done.stdout
-    assert re.search(r"KiB: \d+ of 100 traces stored, then .*row \d+ could not be stored", done.stdout)
+    assert re.search(r"KiB: \d+ of 100 traces stored, then: .*row \d+ could not be stored", done.stdout)
     assert can_mount == ("All 100 rows are safe and can be read" in done.stdout)
     assert can_mount or "by a limit on the size of a file" in done.stdout
     assert "equal to that of an uninterrupted run: 3 of 3" in done.stdout
