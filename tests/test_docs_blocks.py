@@ -2,8 +2,8 @@
 Every fenced block of the README and the documentation, run page by page on the tiny world in an empty folder.
 
 A block that cannot run here has the reason in front of it, `<!-- not run: needs a GPU -->`; of such a block it is
-checked that commands, options and files exist and that Python compiles. A block with a title (`yaml
-title="lora.yaml"`) is written to that file, for the commands behind it.
+checked that commands, options and files exist and that Python compiles. A block with a title (`yaml title="a.yaml"`)
+is written to that file, for the commands behind it.
 """
 
 import dataclasses
@@ -30,8 +30,7 @@ WORLD = REPOSITORY / "examples" / "tiny_world"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 ROWS = 2
 
-# Names of the pages that stand for a model, a dataset and a problem set of the reader's; relative folders come before
-# the Hub
+# Names on the pages that stand for the reader's models and datasets; folders of these names come before the Hub
 MODELS = (
     "MODEL",
     "OTHER_MODEL",
@@ -136,7 +135,7 @@ def check_command(words: list[str]) -> None:
             check_command(["trl-segment", rest[start].rsplit(".", 1)[-1], *rest[start + 1 :]])
     elif program == "trl-segment":
         command = rest[0]
-        known = flags_of(command).keys()
+        known = flags_of(command).keys() | {"--config"}
         if command == "sft":
             known |= launch_command_parser()._option_string_actions.keys() | {"--accelerate_config"}
         assert set(options) <= known, f"{command} has no {set(options) - known}"
