@@ -211,7 +211,8 @@ def part_resume_lora(folder):
 
 def main(folder, *parts):
 
-    faulthandler.dump_traceback_later(int(os.environ.get("DUMP", "60")), exit=True)
+    # A hang ends with a traceback of every process, before the test gives up
+    faulthandler.dump_traceback_later(540, exit=True)
     state = start()
     for part in parts:
         own = Path(folder) / part

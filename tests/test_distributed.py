@@ -4,6 +4,7 @@ Attribution and training in two processes under each kind of sharding, started b
 resume), in which `sharded_worker.py` does everything that the tests here look at.
 """
 
+import functools
 import json
 import os
 import re
@@ -79,11 +80,16 @@ def launch(config: str, folder: Path, *parts: str, ends: str = "well") -> None:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """Attributions by one process, of `n` rows with a model."""
+    """Attributions by one process, of `n` rows with the tiny model, or with other weights in it."""
 
-    def attribute(n, model=None):
+    @functools.cache
+    def attribute(n, weights=None):
         tokenizer = tiny_tokenizer()
-        model = model or tiny_model(tokenizer)
+        model = tiny_model(tokenizer)
+        if weights is not None:
+            before = model.model.embed_tokens.weight.clone()
+            model.load_state_dict(torch.load(weights, weights_only=True))
+            assert not torch.equal(model.model.embed_tokens.weight, before)
         config = AttributionConfig(attribution_evaluations=13)
         store = AttributionStore(tmp_path_factory.mktemp("one"), attribution_settings(model, tokenizer, config))
         traces = [(str(index), build_trace(row)) for index, row in enumerate(make_rows(n))]
@@ -170,13 +176,8 @@ def test_training_is_undisturbed(run, part):
 
 def test_attributions_in_mid_training_equal_one_process(run, reference):
     _, folder, _ = run
-    model = tiny_model(tiny_tokenizer())
-    weights = torch.load(folder / "again" / "weights.pt", weights_only=True)
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    model.load_state_dict(weights)
-    assert not all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
     store = AttributionStore(folder / "again" / "a" / "_attributions" / "epoch-1")
-    assert_same_scores(store, reference(5, model))
+    assert_same_scores(store, reference(5, folder / "again" / "weights.pt"))
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(run):
