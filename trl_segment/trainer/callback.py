@@ -15,6 +15,7 @@ from ..attribution import AttributionStore, attribute_traces, attribution_settin
 from ..attribution.hub import open_store
 from ..attribution.loading import load_attribution_model, name_pad_token
 from ..attribution.runner import describe_balance, share_of_rows
+from ..attribution.store import exclusive_run
 
 
 if TYPE_CHECKING:
@@ -128,7 +129,9 @@ class SegmentAttributionCallback(TrainerCallback):
         mine = share_of_rows(range(self.trainer.num_traces), lambda row: self.trainer.get_trace(row)[1], store)
         traces = (self.trainer.get_trace(row) for row in mine)
         adapter_off = contextlib.nullcontext() if adapter or not is_peft_model(model) else model.disable_adapter()
-        with adapter_off:
+        # Another training run with the same output folder would do the same work twice
+        alone = exclusive_run(path) if accelerator.is_main_process else contextlib.nullcontext()
+        with adapter_off, alone:
             summary = attribute_traces(
                 traces,
                 model,
