@@ -51,7 +51,7 @@ def test_every_test_that_the_compatibility_page_names_is_there():
     files = dict(re.findall(r"\b([A-Z])(?: is)? `(test_\w+\.py)`", page))
     assert set(files) == set("CATO")
     named = re.findall(r"\| ([A-Z])::(test_\w+) \|", page)
-    assert len(named) > 40
+    assert len(named) > 30
     missing = [
         name for letter, name in named if f"def {name}(" not in (tests / files[letter]).read_text(encoding="utf-8")
     ]
