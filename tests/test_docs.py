@@ -43,3 +43,16 @@ def test_every_option_of_a_command_has_a_line_in_its_section(heading, arguments)
         (line,) = [line for line in section.splitlines() if re.match(rf"\| (`\w+`, )*`{option.name}`[ ,]", line)]
         if isinstance(option.default, str):
             assert line.split(" | ")[1].strip() == f"`{option.default}`"
+
+
+def test_every_test_that_the_compatibility_page_names_is_there():
+    tests = Path(__file__).resolve().parent
+    page = (tests.parent / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r"\b([A-Z])(?: is)? `(test_\w+\.py)`", page))
+    assert set(files) == set("CATO")
+    named = re.findall(r"\| ([A-Z])::(test_\w+) \|", page)
+    assert len(named) > 30
+    missing = [
+        name for letter, name in named if f"def {name}(" not in (tests / files[letter]).read_text(encoding="utf-8")
+    ]
+    assert missing == []

@@ -185,7 +185,8 @@ def reader(tmp_path, monkeypatch, first_rows, scores):
     for name in ("traces.jsonl", "examples/tiny_world/traces.jsonl"):
         (tmp_path / name).write_text(first_rows, encoding="utf-8")
     shutil.copy(WORLD / "problems.jsonl", tmp_path / "problems.jsonl")
-    shutil.copytree(scores, tmp_path / "scores")
+    for name in ("scores", "other_scores"):
+        shutil.copytree(scores, tmp_path / name)
     for name in MODELS:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(WORLD / "checkpoint")
