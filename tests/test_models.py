@@ -209,7 +209,7 @@ def test_the_backward_sweep_equals_whole_passes_without_a_cache(architecture):
             losses.append(answer(ids, kept) - answer(ids, without))
             if losses[-1] < 0.3:
                 kept = without
-        result = BackwardSweep(model).attribute(ids, TARGET, SEGMENTS)
+        result = BackwardSweep(model, threshold=0.3).attribute(ids, TARGET, SEGMENTS)
         strength = result.sum_abs / np.sqrt(result.num_tokens)
         np.testing.assert_allclose(strength, np.maximum(losses[::-1], 0), atol=1e-4)
         largest = max(largest, strength.max())

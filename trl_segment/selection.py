@@ -35,7 +35,7 @@ class SelectionConfig:
         min_direction (`float`, *optional*, defaults to `-1.0`):
             Lowest direction `sum_t a_t / sum_t |a_t|` of a kept segment, in [-1, 1]. Segments below it, which speak
             against the answer, are dropped. -1 drops none.
-        min_strength (`float`, *optional*, defaults to `0.3`):
+        min_strength (`float`, *optional*, defaults to `1.0`):
             Lowest strength of a kept segment with `selection="threshold"`, in the unit of the scores (nats).
         keep_first (`int`, *optional*, defaults to `1`):
             Number of segments at the start of a trace that are always trained.
@@ -82,7 +82,7 @@ class SelectionConfig:
         metadata={"help": "Lowest direction (signed over absolute sum) of a kept segment, in [-1, 1]. -1 drops none."},
     )
     min_strength: float = field(
-        default=0.3, metadata={"help": "Lowest strength of a kept segment with `selection='threshold'`, in nats."}
+        default=1.0, metadata={"help": "Lowest strength of a kept segment with `selection='threshold'`, in nats."}
     )
     keep_first: int = field(
         default=1, metadata={"help": "Number of segments at the start of a trace that are always trained."}

@@ -479,7 +479,7 @@ def save(model, tokenizer, folder: Path) -> None:
     """Writes model, tokenizer and generation config to `folder`; here the pad id enters the configuration."""
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_new_tokens=1024
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_new_tokens=1200
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -612,24 +612,24 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a smoke run of about a minute; the model learns nothing much"
     )
-    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--steps", type=int, default=2800)
     parser.add_argument("--batch_tokens", type=int, default=4096, help="tokens a step")
     parser.add_argument("--learning_rate", type=float, default=3e-3, help="AdamW, for embeddings, biases and norms")
     parser.add_argument("--muon_lr", type=float, default=6e-3, help="Muon, for all other matrices")
     parser.add_argument("--weight_decay", type=float, default=0.01)
     parser.add_argument("--warmup", type=int, default=60, help="steps")
     parser.add_argument(
-        "--careless", type=float, default=0.08, help="share of wrong guesses never corrected in training text"
+        "--careless", type=float, default=0.2, help="share of wrong guesses never corrected in training text"
     )
     parser.add_argument("--suffix_share", type=float, default=0.3, help="share of documents in the attributed form")
     parser.add_argument("--answer_weight", type=float, default=8.0, help="weight of the loss on tokens in the box")
-    parser.add_argument("--eval_every", type=int, default=150, help="steps")
+    parser.add_argument("--eval_every", type=int, default=200, help="steps")
     parser.add_argument(
-        "--generate_from", type=float, default=0.6, help="share of the steps after which accuracy is measured"
+        "--generate_from", type=float, default=0.9, help="share of the steps after which accuracy is measured"
     )
     parser.add_argument("--stop_at", type=float, help="stop once validation accuracy reaches this; off by default")
-    parser.add_argument("--max_new_tokens", type=int, default=900)
-    parser.add_argument("--n_validation", type=int, default=40)
+    parser.add_argument("--max_new_tokens", type=int, default=1100)
+    parser.add_argument("--n_validation", type=int, default=24)
     parser.add_argument("--n_traces", type=int, default=24, help="traces a setting in traces.jsonl")
     parser.add_argument("--n_problems", type=int, default=100, help="problems in problems.jsonl")
     parser.add_argument("--seed", type=int, default=0)

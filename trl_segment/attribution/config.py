@@ -26,7 +26,7 @@ class AttributionConfig(TraceConfig):
               [`~trl_segment.attribution.RecursiveAttribution`].
             - for comparison `"gradient_x_input"`, `"perplexity"`, `"entropy"`, `"confidence_gain"` or `"random"`, see
               [`~trl_segment.attribution.SegmentScorer`].
-        attribution_threshold (`float`, *optional*, defaults to `0.3`):
+        attribution_threshold (`float`, *optional*, defaults to `1.0`):
             `"marginal"` and `"counterfactual"` leave a segment out of the trials of earlier ones if its absence costs
             the answer less than this, in nats. Select with `selection="threshold"`.
         attribution_rule (`str`, *optional*, defaults to `"simpson"`):
@@ -65,7 +65,7 @@ class AttributionConfig(TraceConfig):
         metadata={"help": "What scores the segments.", "choices": list(SCORERS)},
     )
     attribution_threshold: float = field(
-        default=0.3,
+        default=1.0,
         metadata={
             "help": "'marginal' and 'counterfactual' leave a segment out of the trials of earlier ones if its absence "
             "costs the answer less than this, in nats."

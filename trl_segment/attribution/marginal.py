@@ -23,11 +23,23 @@ from .passes import attribution_mode, split_target
 from .sharding import Lockstep, Pass
 
 
-# Two changed words in each of four steps that build on one another; a trial ends earlier once nothing changes
-COUNTERFACTUAL_ROUNDS = 8
+# Three changed words in each of five steps that build on one another; a trial ends earlier once nothing changes
+COUNTERFACTUAL_ROUNDS = 16
+
+# Other contents take the place of contents (a number, a name); a whole other sentence would fit none of what stands
+# behind it, since places do not move
+_LONGEST_REWRITE = 4
 
 # A forward and a backward pass cost about three forward passes
 _FORWARDS_PER_GRADIENT = 3
+
+
+def _in_long_run(changed: torch.Tensor) -> torch.Tensor:
+    """Which of the changed places stand in a row of more than [`_LONGEST_REWRITE`]."""
+    positions = torch.arange(len(changed), device=changed.device)
+    first = torch.where(changed, -1, positions).cummax(0).values  # last unchanged place up to here
+    after = torch.where(changed, len(changed), positions).flip(0).cummin(0).values.flip(0)
+    return changed & (after - first - 1 > _LONGEST_REWRITE)
 
 
 class BackwardSweep:
@@ -38,14 +50,16 @@ class BackwardSweep:
         model ([`~transformers.PreTrainedModel`]):
             Causal language model whose cache can be cut off at any position. It is used in evaluation mode with frozen
             parameters and left as it was found.
-        threshold (`float`, *optional*, defaults to `0.3`):
+        threshold (`float`, *optional*, defaults to `1.0`):
             A segment whose absence costs the answer less than this, in nats, stays out.
         rounds (`int`, *optional*, defaults to `0`):
             How often a trial may rewrite the kept text behind the segment. At 0 that text stays as it is, and a step
             whose result a later step already repeats costs nothing when it is left out. Otherwise tokens that the
             model was sure of with the segment in place are replaced by what it says without it, all of them at once in
             each round, until nothing changes: the loss of a step travels through the steps built on it down to the
-            answer, whereas the loss of a wrong guess ends at the words that mention it.
+            answer, whereas the loss of a wrong guess ends at the words that mention it. More than four changed tokens
+            in a row are another sentence, not other contents, and stay as they were. A text that still changes after
+            the last round does not count.
         max_tokens_per_forward (`int`, *optional*):
             Logits are made for a sixteenth of as many positions at a time. Defaults to 16,384.
 
@@ -56,7 +70,7 @@ class BackwardSweep:
     def __init__(
         self,
         model: PreTrainedModel,
-        threshold: float = 0.3,
+        threshold: float = 1.0,
         rounds: int = 0,
         max_tokens_per_forward: int | None = None,
     ):
@@ -142,17 +156,22 @@ class BackwardSweep:
         """The answer's loss without the segment that starts at `start`, and the log-probabilities of the tokens of the
         rest, as it stands, without it."""
         known, best = self._continue(ids, start, rest, rest)
-        loss = before - known[-size:].sum()
+        loss = after = before - known[-size:].sum()
         text, free = rest, torch.from_numpy(sure).to(rest.device)
         for _ in range(self.rounds):
             if loss >= self.threshold or not free.any():
                 break
-            rewritten = torch.where(free, best, rest)
+            changed = free & (best != rest)
+            long = _in_long_run(changed)
+            free &= ~long
+            rewritten = torch.where(changed & ~long, best, rest)
             if torch.equal(rewritten, text):
+                # Now the text is what the model would say: before, it may have been half of two sentences
+                loss = max(loss, after)
                 break
             text = rewritten
-            changed, best = self._continue(ids, start, text, rest)
-            loss = max(loss, before - changed[-size:].sum())
+            values, best = self._continue(ids, start, text, rest)
+            after = before - values[-size:].sum()
         return loss, known
 
     def _continue(self, ids, start, text, labels):
