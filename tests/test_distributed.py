@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import make_rows, tiny_model, tiny_tokenizer
+from transformers import AutoTokenizer
 
 from trl_segment.attribution import AttributionConfig, AttributionStore, attribute_traces, attribution_settings
 from trl_segment.traces import build_trace
@@ -84,7 +85,11 @@ def reference(tmp_path_factory):
 
     @functools.cache
     def attribute(n, weights=None):
-        tokenizer = tiny_tokenizer()
+        # As the processes load it: from files, where transformers adds what the class of the model wants
+        folder = tmp_path_factory.mktemp("tokenizer")
+        tiny_tokenizer().save_pretrained(folder)
+        tiny_model(tiny_tokenizer()).config.save_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
         model = tiny_model(tokenizer)
         if weights is not None:
             before = model.model.embed_tokens.weight.clone()

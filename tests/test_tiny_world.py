@@ -119,7 +119,7 @@ def test_the_model_reads_its_answer_out_of_the_reasoning(loaded):
         said = re.compile(r"\b(" + "|".join(world.parse_answer(row["answer"])) + r")=")
         cut = "".join(text for text in trace.segment_texts if not said.search(text))
         for values, reasoning in ((whole, "".join(trace.segment_texts)), (without, cut)):
-            changed = build_trace({**row, "solution": f"<think>\n{reasoning}</think>"})
+            changed = build_trace({**row, "solution": f"<think>{reasoning}</think>"})
             sequence = attributed_sequence(changed, tokenizer)
             ids = torch.tensor(sequence.input_ids)[None]
             with torch.no_grad():
@@ -134,7 +134,7 @@ def select(result, **options):
     return select_segments(result.num_tokens, result.sum_abs, result.sum_signed, SelectionConfig(**options))
 
 
-def test_the_adaptive_rule_is_as_faithful_as_the_papers_at_half_the_cost(loaded):
+def test_the_adaptive_rule_is_more_faithful_than_the_papers_and_its_early_stop_is_at_half_the_cost(loaded):
     """Against 257 nodes, which differ from 129 by less than a thousandth: the published 50 nodes and ours."""
     model, tokenizer = loaded
     engines = {
@@ -143,21 +143,21 @@ def test_the_adaptive_rule_is_as_faithful_as_the_papers_at_half_the_cost(loaded)
         "decision": IntegratedGradients(model, stop="decision"),
     }
     fine = IntegratedGradients(model, rule="trapezoid", evaluations=257)
-    error, exact, spent = ({name: [] for name in engines} for _ in range(3))
-    for _, sequence in sequences(tokenizer, every=12):
+    error, other, spent = ({name: [] for name in engines} for _ in range(3))
+    for _, sequence in sequences(tokenizer, every=16):
         arguments = (sequence.input_ids, sequence.target, sequence.segments)
         truth = fine.attribute(*arguments)
         for name, engine in engines.items():
             result = engine.attribute(*arguments)
             error[name].append(np.abs(result.tokens - truth.tokens).sum() / np.abs(truth.tokens).sum())
-            exact[name].append(np.array_equal(select(result), select(truth)))
+            other[name].append(np.mean(select(result) != select(truth)))
             spent[name].append(result.evaluations)
-            assert result.stopped_by in ("nodes", "tolerance", "decision")
-    assert np.mean(error["simpson"]) < np.mean(error["paper"])
-    assert np.mean(spent["simpson"]) < 40
-    assert np.mean(exact["simpson"]) >= 0.75
-    assert np.mean(spent["decision"]) <= np.mean(spent["simpson"])
-    assert np.mean(exact["decision"]) >= 0.75
+            assert result.stopped_by in ("nodes", "tolerance", "decision", "cap")
+    assert np.mean(error["simpson"]) < np.mean(error["paper"]) / 2
+    assert np.mean(error["decision"]) < np.mean(error["paper"])
+    assert np.mean(spent["simpson"]) <= 64
+    assert np.mean(spent["decision"]) < 40
+    assert np.mean(other["simpson"]) <= np.mean(other["decision"]) <= np.mean(other["paper"])
 
 
 def quality(loaded, engine, every, **options):
@@ -180,12 +180,11 @@ def test_confidence_gain_is_large_where_the_answer_is_settled(loaded):
     assert quality(loaded, SegmentScorer(loaded[0], "confidence_gain"), every=6).auc > 0.6
 
 
-@pytest.mark.parametrize("rounds", [0, 8])
-def test_the_backward_sweep_finds_what_the_answer_rests_on(rounds, loaded):
-    found = quality(loaded, BackwardSweep(loaded[0], rounds=rounds), every=6, selection="threshold")
+def test_the_backward_sweep_finds_what_the_answer_rests_on(loaded):
+    found = quality(loaded, BackwardSweep(loaded[0]), every=3, selection="threshold")
     paper = quality(loaded, IntegratedGradients(loaded[0], rule="midpoint", evaluations=16), every=6)
-    assert found.f1 > 0.8
-    assert found.f1 > paper.f1 + 0.2
+    assert found.f1 > 0.85
+    assert found.f1 > paper.f1 + 0.3
 
 
 def test_only_the_counterfactual_sweep_finds_steps_needed_through_others(loaded):

@@ -22,6 +22,7 @@ _HEADING = "### Segment selection"
 
 _CHOICES = {
     "attribution": "Those that matter to the right answer, by the scorer `{scorer}`, were kept.",
+    "threshold": "Those with a strength of at least `min_strength`, by the scorer `{scorer}`, were kept.",
     "random": "As many as attribution would have kept were drawn at random.",
     "all": "All of them were kept.",
 }
