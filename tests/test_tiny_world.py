@@ -135,7 +135,7 @@ def select(result, **options):
 
 
 def test_the_adaptive_rule_is_more_faithful_than_the_papers_and_its_early_stop_is_at_half_the_cost(loaded):
-    """Against 257 nodes, which differ from 129 by less than a thousandth: the published 50 nodes and ours."""
+    """Against 257 nodes: the published 50 nodes and ours."""
     model, tokenizer = loaded
     engines = {
         "paper": IntegratedGradients(model, rule="paper", evaluations=50),
