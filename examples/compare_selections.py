@@ -16,7 +16,6 @@ from datasets import load_dataset
 from trl import ModelConfig, ScriptArguments, TrlParser
 
 from trl_segment import SegmentSelectiveSFTConfig, SegmentSelectiveSFTTrainer
-from trl_segment.selection import SELECTIONS
 
 
 def main():
@@ -25,7 +24,8 @@ def main():
     training_args.model_init_kwargs = {"dtype": model_args.dtype}
     dataset = load_dataset(script_args.dataset_name, split=script_args.dataset_train_split)
     store = training_args.attributions
-    for selection in SELECTIONS:
+    # "threshold" is for scorers of another unit
+    for selection in ("attribution", "random", "all"):
         output_dir = os.path.join(training_args.output_dir, selection)
         trainer = SegmentSelectiveSFTTrainer(
             model=model_args.model_name_or_path,

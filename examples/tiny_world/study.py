@@ -1,6 +1,7 @@
 """Which selection rule finds the segments that matter, and what fine-tuning on its selection does.
 
     python examples/tiny_world/study.py --output_dir docs/tiny_world     # under an hour on two cores
+    python examples/tiny_world/study.py --quality_only --traces 48       # which segments rules find, nothing trained
     python examples/tiny_world/study.py --quick --output_dir study       # does it run at all: under five minutes
 
 Everything goes through the public commands: `trl-segment attribute` scores the traces of both settings of the world,
@@ -573,6 +574,9 @@ def study(args: argparse.Namespace) -> None:
             }
             print(f"{setting}: {scorer} in {seconds:.0f} s. {printed.strip().splitlines()[0]}", flush=True)
 
+        if args.quality_only:
+            write_page(args, out, time.monotonic() - started, write_quality(work, out, chosen, costs))
+            return
         runs = []
         for number, setting in enumerate(world.SETTINGS):
             base = Run(setting, None, 0, 0, args.max_new_tokens, work / setting / "runs" / "base")
@@ -587,50 +591,63 @@ def study(args: argparse.Namespace) -> None:
             if number % 10 == 0 or number == len(runs):
                 print(f"{number} of {len(runs)} runs, {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
 
-    quality_text, quality = write_quality(work, out, chosen, costs)
-    outcome_text, outcomes = write_outcomes(work, out, runs)
-    minutes = (time.monotonic() - started) / 60
+    quality = write_quality(work, out, chosen, costs)
+    write_page(args, out, time.monotonic() - started, quality, write_outcomes(work, out, runs))
+
+
+def write_page(
+    args: argparse.Namespace, out: Path, seconds: float, quality: tuple, outcomes: tuple | None = None
+) -> None:
+    """Writes `results.md` and `results.json`, and prints the one line."""
     settings = {
-        "traces": n_traces,
-        "problems": n_problems,
-        "seeds": seeds,
-        "steps": steps,
+        "traces": args.traces,
+        "problems": args.problems,
+        "seeds": args.seeds,
+        "steps": args.steps,
         "batch": BATCH,
         "learning_rate": LEARNING_RATE,
         "threshold": THRESHOLD,
-        "minutes": round(minutes, 1),
+        "minutes": round(seconds / 60, 1),
         "processes": args.processes,
     }
-    results = {"settings": settings, "quality": quality, "outcomes": outcomes}
+    results = {"settings": settings, "quality": quality[1]}
+    page = HEAD.format(quality=quality[0], **settings)
+    line = ""
+    if outcomes is not None:
+        results["outcomes"] = outcomes[1]
+        page += TRAINED.format(outcomes=outcomes[0], gains=write_gains(outcomes[1]), **settings)
+        greedy = outcomes[1]["repetition, greedy"]
+        line = ", ".join(
+            f"{n} {greedy[n]['accuracy']:.3f} / {greedy[n]['tokens']:.0f}" for n in SUMMARY if n in greedy
+        )
+        line = f"repetition, greedy: {line} (accuracy / tokens); "
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    page = PAGE.format(quality=quality_text, outcomes=outcome_text, gains=write_gains(outcomes), **settings)
     (out / "results.md").write_text(page, encoding="utf-8")
-    greedy = outcomes["repetition, greedy"]
-    print(
-        "repetition, greedy: "
-        + ", ".join(f"{n} {greedy[n]['accuracy']:.3f} / {greedy[n]['tokens']:.0f}" for n in SUMMARY if n in greedy)
-        + f" (accuracy / tokens); F1 of counterfactual {quality['repetition']['counterfactual']['all']['f1']:.3f} and "
-        f"{quality['detours']['counterfactual']['all']['f1']:.3f} in detours; {minutes:.1f} minutes"
-    )
+    for name in ("paper", "marginal", "counterfactual"):
+        if name in quality[1]["repetition"]:
+            found = [quality[1][setting][name]["direct"]["f1"] for setting in world.SETTINGS]
+            line += f"F1 of {name} {found[0]:.3f} in repetition, {found[1]:.3f} in detours; "
+    print(f"{line}{settings['minutes']} minutes")
 
 
 SUMMARY = ("base", "full", "paper", "counterfactual", "oracle")
-PAGE = """<!-- Written by examples/tiny_world/study.py; edit that, not this. -->
+HEAD = """<!-- Written by examples/tiny_world/study.py; edit that, not this. -->
 # Results of the study
 
-{traces} traces a setting, {steps} steps of {batch} traces at learning rate {learning_rate}, {seeds} fine-tuning seeds,
-{problems} test problems; {minutes} minutes with {processes} processes of one thread on two cores of a cloud CPU,
-without what lay in the work folder already. Ranges are 95 % bootstrap intervals over seeds and problems together;
-differences are paired.
-What the arms are and what follows from this: [selection rules](../selection_rules.md).
+{minutes} minutes with {processes} processes of one thread on two cores of a cloud CPU, without what lay in the work folder
+already. What the arms are and what follows from this: [selection rules](../selection_rules.md).
 
 ## Selection quality
 
-`direct` counts steps whose result the answer names and leaves those needed only through others out of the count;
-`direct only` counts these as redundant; `all` counts both as useful. `evaluations` is the cost of a trace in gradient
-evaluations (a forward pass is a third).
-{quality}
+{traces} traces a setting. `direct` counts steps whose result the answer names and leaves those needed only through
+others out of the count; `direct only` counts these as redundant; `all` counts both as useful. `evaluations` is the
+cost of a trace in gradient evaluations (a forward pass is a third).
+{quality}"""
+TRAINED = """
 ## After fine-tuning
+
+{steps} steps of {batch} traces at learning rate {learning_rate}, {seeds} fine-tuning seeds, {problems} test problems.
+Ranges are 95 % bootstrap intervals over seeds and problems together; differences are paired.
 {outcomes}
 ## Share of the oracle's gain
 
@@ -656,6 +673,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=N_PROBLEMS, help="test problems")
     parser.add_argument("--seeds", type=int, default=SEEDS_PER_ARM, help="fine-tuning seeds per arm")
     parser.add_argument("--steps", type=int, default=STEPS, help="fine-tuning steps")
+    parser.add_argument("--quality_only", action="store_true", help="compare selections with the truth, train nothing")
     parser.add_argument("--max_new_tokens", type=int, default=MAX_NEW_TOKENS, help="length limit of an answer")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="processes of one thread")
     names = [arm.name for arm in ARMS]
