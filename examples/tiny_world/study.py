@@ -634,8 +634,8 @@ SUMMARY = ("base", "full", "paper", "counterfactual", "oracle")
 HEAD = """<!-- Written by examples/tiny_world/study.py; edit that, not this. -->
 # Results of the study
 
-{minutes} minutes with {processes} processes of one thread on two cores of a cloud CPU, without what lay in the work folder
-already. What the arms are and what follows from this: [selection rules](../selection_rules.md).
+{minutes} minutes with {processes} processes of one thread on two cores of a cloud CPU, without what lay in the work
+folder already. What the arms are and what follows from this: [selection rules](../selection_rules.md).
 
 ## Selection quality
 
