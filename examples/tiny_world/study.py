@@ -104,7 +104,7 @@ ARMS = (
     Arm("counterfactual", "counterfactual", ABOVE, settings=2),
 )
 SCORERS = {
-    "integrated_gradients": ("--attribution_rule", "midpoint", "--attribution_evaluations", "16"),
+    "integrated_gradients": ("--attribution_rule", "density"),
     "perplexity": (),
     "entropy": (),
     "confidence_gain": (),
