@@ -153,3 +153,17 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
         show_rate(bar, 10, 6, 2)
         del item
     assert "3.0 evaluations/row" in capsys.readouterr().err
+
+
+def test_evaluation_says_what_models_would_be_asked(tmp_path, capsys):
+    """No such model exists: nothing but the problems is read."""
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text("".join(f'{{"id": "{i}", "question": "{i} + 1?", "answer": "{i + 1}"}}\n' for i in range(3)))
+    evaluate = f"evaluate --models a=nowhere/a b=nowhere/b --problems {problems} --samples 4 --temperature 0.6"
+    generate = f"generate --model_name_or_path nowhere/a --problems {problems} --samples 4"
+    for command, models, tokens in ((evaluate, 2, 2400), (generate, 1, 1200)):
+        cli.main([*command.split(), "--max_new_tokens", "100", "--dry-run", "--batch_size", "1"])
+        printed = capsys.readouterr().out
+        assert "3 problems x 4 outputs" in printed
+        assert f"{models} x 12 outputs" in printed and f"{tokens:,} tokens" in printed
+    assert sorted(tmp_path.iterdir()) == [problems]

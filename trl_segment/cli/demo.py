@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     model = f"--model_name_or_path {world / 'checkpoint'}"
     commands = {
         "Attribute: how much does each token of each trace move the log-probability of the right answer?": (
-            f"attribute {model} {data}"
+            f"attribute {model} {data} --attribution_rule density"
         ),
         "Inspect: one trace, its segments, and which of them will be trained": f"inspect {data} --trace 0",
         "Look: the same trace as a page for the browser, with every token's attribution": (

@@ -33,6 +33,8 @@ class DecodingArguments:
             Outputs are cut off after so many tokens.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the samples.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether to print what would be done and what it costs, and stop. No weight is loaded.
         batch_size (`int`, *optional*, defaults to `64`):
             Outputs made at a time.
         max_problems (`int`, *optional*):
@@ -60,6 +62,7 @@ class DecodingArguments:
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling, in (0, 1]."})
     max_new_tokens: int = field(default=32768, metadata={"help": "Outputs are cut off after so many tokens."})
     seed: int = field(default=0, metadata={"help": "Seed of the samples."})
+    dry_run: bool = field(default=False, metadata={"help": "Print what would be done and what it costs, and stop."})
     batch_size: int = field(default=64, metadata={"help": "Outputs made at a time."})
     max_problems: int | None = field(default=None, metadata={"help": "Only the first so many problems of each set."})
     problems_split: str | None = field(
@@ -127,6 +130,12 @@ def main(argv: list[str] | None = None) -> None:
         parser.error("pass either --models (and --problems) or --outputs")
     if args.models and not args.problems:
         parser.error("--problems is required with --models: what shall they solve?")
+    if args.dry_run:
+        if args.outputs:
+            parser.error("--dry-run says what models would be asked; grading --outputs loads none")
+        config = TraceConfig(question_template=args.question_template, answer_column=args.answer_column)
+        plan_outputs(_labels(args.models), _labels(args.problems), config, args)
+        return
     with Grader() as grader:
         graded, rows, sets = _grade_files(args, grader) if args.outputs else _solve(args, grader)
     _print_table(graded, sets)
@@ -164,6 +173,37 @@ def _labels(names: list[str]) -> dict[str, str]:
             sys.exit(f"Two of them are called {key!r}. Name them: first=PATH second=PATH")
         labels[key] = path
     return labels
+
+
+def plan_outputs(
+    models: dict[str, str], problems: dict[str, str], config: TraceConfig, args: DecodingArguments
+) -> None:
+    """
+    Print what models would be asked, and how long the answers can get. No weight is loaded.
+
+    Args:
+        models (`dict[str, str]`):
+            Label and name of each model or adapter.
+        problems (`dict[str, str]`):
+            Label and name of each problem set.
+        config ([`~trl_segment.traces.TraceConfig`]):
+            How rows are read.
+        args ([`DecodingArguments`]):
+            How many outputs, and how long.
+    """
+    from ..evaluation.outputs import read_problems
+
+    total = 0
+    for label, path in problems.items():
+        count = len(read_problems(load_problems(path, args), config))
+        total += count * args.samples
+        print(f"{label}: {count:,} problems x {args.samples} outputs")
+    how = "greedy" if args.temperature == 0 else f"temperature {args.temperature:g}"
+    print(
+        f"{len(models)} x {total:,} outputs ({', '.join(models)}), {how}, of at most {args.max_new_tokens:,} tokens: "
+        f"{len(models) * total * args.max_new_tokens:,} tokens if none ended before. Outputs that were made already "
+        "are not made again. Nothing was loaded or written."
+    )
 
 
 def load_problems(name: str, args: DecodingArguments):

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from trl import TrlParser
 
 from ..traces import TraceConfig
-from .evaluate import DecodingArguments, load_engine, load_problems
+from .evaluate import DecodingArguments, load_engine, load_problems, plan_outputs
 
 
 @dataclass
@@ -71,6 +71,9 @@ def main(argv: list[str] | None = None) -> None:
     if not args.model_name_or_path or not args.problems:
         parser.error("--model_name_or_path and --problems are required: who shall solve what?")
     config = TraceConfig(question_template=args.question_template, answer_column=args.answer_column)
+    if args.dry_run:
+        plan_outputs({args.model_name_or_path: args.model_name_or_path}, {args.problems: args.problems}, config, args)
+        return
     decoding = DecodingConfig(args.max_new_tokens, args.temperature, args.top_p, args.seed)
     problems = read_problems(load_problems(args.problems, args), config)
     model, tokenizer, decode, made_by = load_engine(args.model_name_or_path, args, decoding)

@@ -37,6 +37,8 @@ class TuneArguments(SelectionConfig):
             paper estimates by sampling), on which a step counts little while the answer is still out of reach.
         max_traces (`int`, *optional*, defaults to `500`):
             At most so many traces, spread evenly over the dataset.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether to print what would be done, and stop. No weight is loaded.
         output_dir (`str`, *optional*, defaults to `"tune"`):
             Folder for the gains of segments (computed once), `tune.json` and `tune.png`.
         dataset_text_field (`str`, *optional*, defaults to `"text"`):
@@ -67,6 +69,7 @@ class TuneArguments(SelectionConfig):
         },
     )
     max_traces: int = field(default=500, metadata={"help": "At most so many traces, spread over the dataset."})
+    dry_run: bool = field(default=False, metadata={"help": "Print what would be done, and stop."})
     output_dir: str = field(default="tune", metadata={"help": "Folder for gains, table and heat map."})
     dataset_text_field: str = field(default="text", metadata={"help": "Column of the language-modeling format."})
     chat_template_path: str | None = field(
@@ -104,6 +107,14 @@ def main(argv: list[str] | None = None) -> None:
     dataset = load_train_split(script_args)
     wanted = np.unique(np.linspace(0, len(dataset) - 1, min(args.max_traces, len(dataset))).round().astype(int))
     rows = [(row_name(dataset[int(i)], int(i)), dataset[int(i)]) for i in wanted]
+    if args.dry_run:
+        segments = [len(row.num_tokens) for store in stores.values() for row in store.values() if row.problem is None]
+        print(
+            f"{len(stores)} stores, {len(rows):,} of {len(dataset):,} traces: one forward pass a trace and store, and "
+            f"a short one for each of about {np.mean(segments):.0f} segments, unless {args.output_dir}/gains.jsonl "
+            "has them. Nothing was loaded or written."
+        )
+        return
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     gains = _Gains(args, model_args)
     taus, betas = sorted(args.taus or TAUS), sorted(args.betas or BETAS)
