@@ -73,7 +73,10 @@ class SegmentAttributionCallback(TrainerCallback):
         if os.path.exists(os.path.join(path, "complete")):
             store = AttributionStore(path)
         else:
-            shutil.rmtree(path, ignore_errors=True)
+            # One process removes what is left, before any writes: another would take away what the first has begun
+            if self.trainer.accelerator.is_main_process:
+                shutil.rmtree(path, ignore_errors=True)
+            self.trainer.accelerator.wait_for_everyone()
             store = self._attribute_with(args, path, self.trainer.model, self.trainer.processing_class, adapter=True)
             with open(os.path.join(path, "complete"), "w"):
                 pass
