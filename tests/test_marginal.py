@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny_model, tiny_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trl_segment.attribution import BackwardSweep
+from trl_segment.attribution import AttributionConfig, BackwardSweep
+from trl_segment.attribution.marginal import _in_long_run
 
 
 TARGET = (40, 43)
@@ -52,6 +55,17 @@ def of_answer(model, read, meant):
     return sum(values[t, meant[t]].item() for t in range(len(meant) - 3, len(meant)))
 
 
+def runs(places):
+    """Places in groups without a gap."""
+    groups = []
+    for place in places:
+        if groups and groups[-1][-1] == place - 1:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
 def sweep_by_hand(model, ids, threshold, rounds):
     ids = list(ids[: TARGET[1]])
     head, tail = ids[:3], ids[36:]
@@ -71,26 +85,27 @@ def sweep_by_hand(model, ids, threshold, rounds):
         with_it = table(model, before)
         inside = range(start, len(after) - len(tail))
         sure = [t for t in inside if with_it[t + size, before[t + size]].item() > math.log(0.5)]
-        read = list(after)
+        read, pending = list(after), loss
         for _ in range(rounds):
-            if loss >= threshold:
+            if loss >= threshold or not sure:
                 break
             best = table(model, read).argmax(-1)
-            written = list(after)
-            for t in sure:
-                written[t] = int(best[t])
+            changed = [t for t in sure if int(best[t]) != after[t]]
+            long = {t for run in runs(changed) if len(run) > 4 for t in run}
+            sure = [t for t in sure if t not in long]
+            written = [int(best[t]) if t in changed and t not in long else after[t] for t in range(len(after))]
             if written == read:
+                loss = max(loss, pending)
                 break
-            read = written
-            loss = max(loss, reference - of_answer(model, read, after))
+            read, pending = written, reference - of_answer(model, written, after)
         losses[i] = loss
         if loss < threshold:
             kept.remove(i)
     return losses, kept
 
 
-@pytest.mark.parametrize("rounds", [0, 4])
-@pytest.mark.parametrize("threshold", [0.01, 0.3, 2.0])
+@pytest.mark.parametrize("rounds", [0, 4, 16])
+@pytest.mark.parametrize("threshold", [0.01, 2.0, 50.0])
 @pytest.mark.parametrize("positions", [None, 64])
 def test_losses_are_those_of_whole_passes_over_what_is_left(threshold, rounds, positions, peaked, ids):
     losses, kept = sweep_by_hand(peaked, ids, threshold, rounds)
@@ -98,6 +113,13 @@ def test_losses_are_those_of_whole_passes_over_what_is_left(threshold, rounds, p
     strength = result.sum_abs / np.sqrt(np.maximum(result.num_tokens, 1))
     np.testing.assert_allclose(strength, np.maximum(losses, 0), atol=2e-3)
     assert np.flatnonzero(strength >= threshold).tolist() == [i for i in kept if SEGMENTS[i][0] < SEGMENTS[i][1]]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_long_rows_of_changed_places(changed):
+    places = [t for t, one in enumerate(changed) if one]
+    expected = {t for run in runs(places) if len(run) > 4 for t in run}
+    assert set(_in_long_run(torch.tensor(changed)).nonzero()[:, 0].tolist()) == expected
 
 
 def test_rewriting_changes_losses(peaked, ids):
@@ -122,3 +144,9 @@ def test_the_model_is_left_as_it_was_and_the_answer_is_worth_what_it_is(model, i
 def test_settings_that_cannot_work(threshold, rounds, model):
     with pytest.raises(ValueError, match="was passed"):
         BackwardSweep(model, threshold, rounds)
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])
+def test_a_threshold_that_cannot_work_is_refused_by_the_configuration(threshold):
+    with pytest.raises(ValueError, match="attribution_threshold.*was passed"):
+        AttributionConfig(attribution_threshold=threshold)

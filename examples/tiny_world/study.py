@@ -641,7 +641,7 @@ folder already. What the arms are and what follows from this: [selection rules](
 
 {traces} traces a setting. `direct` counts steps whose result the answer names and leaves those needed only through
 others out of the count; `direct only` counts these as redundant; `all` counts both as useful. `evaluations` is the
-cost of a trace in gradient evaluations (a forward pass is a third).
+cost of a trace in gradient evaluations (a forward pass is a third); seconds are wall clock, beside whatever else ran.
 {quality}"""
 TRAINED = """
 ## After fine-tuning
