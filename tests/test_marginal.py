@@ -148,5 +148,5 @@ def test_settings_that_cannot_work(threshold, rounds, model):
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])
 def test_a_threshold_that_cannot_work_is_refused_by_the_configuration(threshold):
-    with pytest.raises(ValueError, match="attribution_threshold.*was passed"):
+    with pytest.raises(ValueError, match=r"attribution_threshold.*was passed"):
         AttributionConfig(attribution_threshold=threshold)
