@@ -19,7 +19,7 @@ import study  # noqa: E402
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     command = [sys.executable, str(FOLDER / "study.py"), "--quick", "--processes", "1", "--output_dir", str(folder)]
-    command += ["--arms", "full", "oracle", "counterfactual"]
+    command += ["--arms", "full", "oracle", "counterfactual", "signed"]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     return folder, run.stdout
@@ -27,16 +27,18 @@ def out(tmp_path_factory):
 
 def test_one_command_writes_the_page_its_numbers_and_figures(out):
     folder, printed = out
-    assert printed.splitlines()[-1].startswith("repetition, greedy: base ")
+    assert printed.splitlines()[-1].startswith("detours, greedy: base ")
     page = (folder / "results.md").read_text()
     results = json.loads((folder / "results.json").read_text())
-    for figure in ("quality_repetition", "quality_detours", "outcomes_repetition", "outcomes_detours"):
-        assert f"({figure}.svg)" in page
-        assert "<svg" in (folder / f"{figure}.svg").read_text()
-    for where in ("repetition, greedy", "repetition, sampled", "detours, greedy", "detours, sampled"):
-        assert set(results["outcomes"][where]) == {"base", "full", "oracle", "counterfactual"}
+    for setting in study.SETTINGS:
+        for figure in ("quality", "outcomes", "budget"):
+            assert f"({figure}_{setting}.svg)" in page
+            assert "<svg" in (folder / f"{figure}_{setting}.svg").read_text()
+        for mode in ("greedy", "sampled"):
+            arms = {"base", "full", "oracle", "counterfactual"} | ({"signed"} if setting == "detours" else set())
+            assert set(results["outcomes"][f"{setting}, {mode}"]) == arms
     # The oracle is right by construction, and full SFT keeps everything
-    for setting in ("repetition", "detours"):
+    for setting in study.SETTINGS:
         assert results["quality"][setting]["oracle"]["all"]["f1"] == 1
         assert results["quality"][setting]["full"]["all"]["recall"] == 1
         assert results["quality"][setting]["full"]["kept"] == 1
@@ -50,7 +52,10 @@ def test_what_lies_in_the_work_folder_is_not_made_again(out):
     before = {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*.json") if path.is_file()}
     assert len(before) > 12
     study.train_and_evaluate(
-        (folder / "work", study.Run("repetition", None, 0, 0, 64, folder / "work" / "repetition" / "runs" / "base"))
+        (
+            folder / "work",
+            study.Run("repetition", None, 0, 0, 64, folder / "work" / "repetition" / "runs" / "base" / "0"),
+        )
     )
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
@@ -58,10 +63,23 @@ def test_what_lies_in_the_work_folder_is_not_made_again(out):
 def test_differences_are_paired():
     """The same draws for every arm: what all problems have in common cancels."""
     generator = np.random.default_rng(1)
-    easy = generator.random((5, 40)) < np.linspace(0, 1, 40)
+    easy = (generator.random((5, 40)) < np.linspace(0, 1, 40)) * 1.0
     draw = study.Resamples(5, 40, draws=300)
-    better = draw.means(np.minimum(easy + 0.1, 2.0)) - draw.means(easy * 1.0)
+    better = draw.means(easy + 0.1) - draw.means(easy)
     np.testing.assert_allclose(better, 0.1)
-    assert draw.means(easy * 1.0).std() > 0.02
-    # One row stands for every seed
-    np.testing.assert_allclose(draw.means(easy[:1] * 1.0), draw.means(np.repeat(easy[:1], 5, axis=0) * 1.0))
+    assert 0.02 < draw.means(easy).std() < 0.05
+
+
+def test_intervals_know_that_seeds_differ():
+    """Five seeds that are all right or all wrong are five observations, not two hundred."""
+    draw = study.Resamples(5, 40, draws=2000)
+    by_seed = np.repeat([[0.0], [1.0], [0.0], [1.0], [1.0]], 40, axis=1)
+    assert draw.means(by_seed).std() == pytest.approx((0.6 * 0.4 / 5) ** 0.5, rel=0.1)
+    # Values stay with the seed they belong to
+    assert set(np.round(draw.means(by_seed) * 5, 6)) <= {0, 1, 2, 3, 4, 5}
+
+
+def test_every_seed_is_asked_problems_of_its_own(tmp_path):
+    study.prepare(tmp_path, "mixed", 2, seeds=3, block=4)
+    ids = [row["id"] for seed in range(3) for row in study.read_jsonl(study.problems_of(tmp_path, "mixed", seed))]
+    assert len(ids) == len(set(ids)) == 12

@@ -4,9 +4,10 @@
     python examples/tiny_world/study.py --quality_only --traces 48       # which segments rules find, nothing trained
     python examples/tiny_world/study.py --quick --output_dir study       # does it run at all: under five minutes
 
-Everything goes through the public commands: `trl-segment attribute` scores the traces of both settings of the world,
+Everything goes through the public commands: `trl-segment attribute` scores the traces of all settings of the world,
 `trl-segment sft` fine-tunes the base model once per arm and seed, `trl-segment evaluate` lets the result work on test
-problems, greedily and at temperature 0.6. What is made here is the oracle's store (strength 1 for useful segments, 0
+problems of its own, greedily and at temperature 0.6. Every arm is trained on `detours`, those that matter most on the
+other settings too. What is made here is the oracle's store (strength 1 for useful segments, 0
 for others), the thresholds of the comparisons at a matched share of segments, and the tables and figures.
 
 Writes `results.md`, `results.json` and figures to `--output_dir`; work in progress lies in `--work_dir`, and what is
@@ -30,6 +31,10 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Keys and values grow with every token, each time into new memory: without these, glibc gives it back to the system
+# and asks for it again, and a decoding step takes three times as long. Read when a process starts, so by the workers.
+os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**33))
 
 import numpy as np
 
@@ -40,13 +45,16 @@ sys.path.insert(0, str(HERE))
 import world  # noqa: E402
 
 
-SEEDS_PER_ARM = 5
-N_TRACES = 120
-N_PROBLEMS = 500
+SETTINGS = ("detours", "repetition", "mixed")
+SEEDS = 5
+SEEDS_OF_OTHERS = 3  # for arms trained in one setting only
+N_TRACES = 80
+N_PROBLEMS = 500  # a hundred for each seed
 MAX_NEW_TOKENS = 1000
-STEPS, BATCH, LEARNING_RATE = 75, 4, 1e-3
+# Chosen on problems of split "validation-study", for full SFT and the oracle, see the page on selection rules
+STEPS, BATCH, LEARNING_RATE = 100, 2, 3e-4
 
-# Fixed on 48 traces of "repetition" (split "rules"), see the page on selection rules; test problems were not used.
+# Fixed on 16 traces of "repetition" (split "rules"), see the page on selection rules; test problems were not used.
 THRESHOLD = 1.0
 
 
@@ -65,7 +73,7 @@ class Arm:
         matched (`bool`):
             Whether `tau` is set so that the share of kept segments is that of the paper's rule.
         settings (`int`):
-            In how many settings, in their order, models are fine-tuned on it; its selection is measured in all.
+            In how many of `SETTINGS`, in their order, models are fine-tuned on it; its selection is measured in all.
     """
 
     name: str
@@ -81,8 +89,8 @@ ALL_STRONG = ("--beta", "1")
 ORACLE = ("--selection", "threshold", "--min_strength", "0.5", *FREE)
 
 ARMS = (
-    Arm("full", None, ("--selection", "all"), settings=2),
-    Arm("paper", settings=2),
+    Arm("full", None, ("--selection", "all"), settings=3),
+    Arm("paper", settings=3),
     Arm("paper, every transition", options=("--transition", "every")),
     Arm("paper, no transition", options=("--transition", "none")),
     Arm("paper, not forced", options=FREE, settings=0),
@@ -93,15 +101,15 @@ ARMS = (
     Arm("perplexity", "perplexity", ALL_STRONG, matched=True),
     Arm("entropy", "entropy", ALL_STRONG, matched=True),
     Arm("confidence gain", "confidence_gain", ALL_STRONG, matched=True),
-    Arm("oracle", "oracle", ORACLE, settings=2),
+    Arm("oracle", "oracle", ORACLE, settings=3),
     Arm("oracle, pruned", "oracle", (*ORACLE, "--dropped_segments", "prune")),
     Arm("paper, pruned", options=("--dropped_segments", "prune")),
     Arm("signed", options=(*ALL_STRONG, *FREE, "--min_direction", "-0.2")),
     Arm("consistency above chance", options=("--consistency_scale", "chance", *FREE)),
     Arm("consistency by rank", options=("--consistency_scale", "rank", *FREE)),
     Arm("recursive", "recursive", (*ALL_STRONG, *FREE)),
-    Arm("marginal", "marginal", ABOVE, settings=2),
-    Arm("counterfactual", "counterfactual", ABOVE, settings=2),
+    Arm("marginal", "marginal", ABOVE, settings=3),
+    Arm("counterfactual", "counterfactual", ABOVE, settings=3),
 )
 SCORERS = {
     "integrated_gradients": ("--attribution_rule", "density"),
@@ -116,7 +124,10 @@ SCORERS = {
 
 @dataclass
 class Run:
-    """One fine-tuning: an arm in a setting with a seed; `None` for the base model, which is not trained."""
+    """
+    One fine-tuning: an arm in a setting with a seed; `None` for the base model, which is not trained. The seed also
+    says which problems the model is asked.
+    """
 
     setting: str
     arm: Arm | None
@@ -152,16 +163,21 @@ def read_jsonl(path: Path) -> list[dict]:
 # -------------------------------------------------------------------------------------------- traces and their scores
 
 
-def prepare(work: Path, setting: str, n_traces: int, n_problems: int) -> None:
-    """Writes the traces to fine-tune on and the test problems of a setting; their seeds are disjoint."""
+def prepare(work: Path, setting: str, n_traces: int, seeds: int, block: int) -> None:
+    """Writes the traces to fine-tune on and each seed's test problems; no two share a seed of the world."""
     traces = work / setting / "traces.jsonl"
     if not traces.exists():
         write_jsonl(traces, list(world.make_rows(setting, n_traces, split="study")))
-        rows = world.make_rows(setting, n_problems, split="test")
-        write_jsonl(
-            work / setting / "problems.jsonl",
-            [{key: row[key] for key in ("id", "question", "answer")} for row in rows],
-        )
+    for seed in range(seeds):
+        problems = problems_of(work, setting, seed)
+        if not problems.exists():
+            rows = world.make_rows(setting, block, split="test", start=seed * block)
+            write_jsonl(problems, [{key: row[key] for key in ("id", "question", "answer")} for row in rows])
+
+
+def problems_of(work: Path, setting: str, seed: int) -> Path:
+    """Where the test problems of a fine-tuning seed stand."""
+    return work / setting / f"problems_{seed}.jsonl"
 
 
 def score_traces(job: tuple[Path, str, str]) -> tuple[str, str, float, str]:
@@ -288,7 +304,7 @@ def train_and_evaluate(job: tuple[Path, Run]) -> None:
         (run.folder / "sft.txt").write_text(f"{printed}\n{time.monotonic() - started:.1f} s\n")
     for mode, options in modes.items():
         run_command(
-            *("evaluate", "--models", model, "--problems", work / run.setting / "problems.jsonl", *options),
+            *("evaluate", "--models", model, "--problems", problems_of(work, run.setting, run.seed), *options),
             *("--max_new_tokens", run.max_new_tokens, "--batch_size", 250, "--attn_implementation", "eager"),
             *("--output_dir", run.folder / mode),
             *("--json", run.folder / f"{mode}.tmp"),
@@ -304,7 +320,7 @@ def train_and_evaluate(job: tuple[Path, Run]) -> None:
 @dataclass
 class Outcome:
     """
-    What the models of one arm did, all of shape (seeds, problems).
+    What the models of one arm did, all of shape (seeds, problems of each).
 
     Args:
         correct (`np.ndarray`):
@@ -328,19 +344,27 @@ class Outcome:
     queries: np.ndarray
     roles: dict[str, float]
 
+    def first(self, seeds: int) -> Outcome:
+        """The outcome of the first seeds; roles stay those of all."""
+        names = ("correct", "tokens", "cut_off", "answered", "queries")
+        return Outcome(**{name: getattr(self, name)[:seeds] for name in names}, roles=self.roles)
 
-def read_outcome(work: Path, setting: str, folders: list[Path], mode: str) -> Outcome:
-    """Collects the runs of one arm."""
-    problems = read_jsonl(work / setting / "problems.jsonl")
+
+def read_outcome(work: Path, runs: list[Run], mode: str) -> Outcome:
+    """Collects the runs of one arm in one setting."""
     columns: dict[str, list[list[float]]] = {k: [] for k in ("correct", "tokens", "cut_off", "answered", "queries")}
     counts: dict[str, int] = {}
     n_outputs = 0
-    for folder in folders:
+    for run in runs:
+        folder, problems = run.folder, read_jsonl(problems_of(work, run.setting, run.seed))
         rows = json.loads((folder / f"{mode}.json").read_text())["rows"]
         (written,) = (folder / mode).glob("*/*.jsonl")
         outputs = {record["id"]: record["solution"] for record in read_jsonl(written) if "solution" in record}
         if [row["id"] for row in rows] != [problem["id"] for problem in problems]:
-            raise ValueError(f"{folder / mode}.json answers other problems than {work / setting}/problems.jsonl.")
+            raise ValueError(
+                f"{folder / mode}.json answers other problems than {problems_of(work, run.setting, run.seed)}: "
+                "remove the runs or the work folder."
+            )
         for values in columns.values():
             values.append([])
         for row, problem in zip(rows, problems, strict=True):
@@ -362,26 +386,25 @@ def read_outcome(work: Path, setting: str, folders: list[Path], mode: str) -> Ou
 
 class Resamples:
     """
-    Bootstrap over seeds and problems together, the same draws for every arm, so that differences are paired.
+    Bootstrap over seeds and over the problems of each, the same draws for every arm, so that differences are paired.
 
     Args:
         seeds (`int`):
             Fine-tuning seeds.
         problems (`int`):
-            Problems.
+            Problems of each.
         draws (`int`, defaults to `2000`):
             Resamples.
     """
 
     def __init__(self, seeds: int, problems: int, draws: int = 2000) -> None:
         generator = np.random.default_rng(0)
-        self.seeds = [generator.integers(0, seeds, seeds) for _ in range(draws)]
-        self.problems = [generator.integers(0, problems, problems) for _ in range(draws)]
+        self.seeds = generator.integers(0, seeds, (draws, seeds, 1))
+        self.problems = generator.integers(0, problems, (draws, seeds, problems))
 
     def means(self, values: np.ndarray) -> np.ndarray:
-        """Mean of each resample, shape (draws,); one row stands for every seed."""
-        values = np.broadcast_to(values, (len(self.seeds[0]), values.shape[1]))
-        return np.array([values[s].mean(0)[p].mean() for s, p in zip(self.seeds, self.problems, strict=True)])
+        """Mean of each resample of values of shape (seeds, problems), shape (draws,)."""
+        return values[self.seeds, self.problems].mean((1, 2))
 
 
 def interval(draws: np.ndarray, digits: int = 3) -> str:
@@ -412,7 +435,7 @@ def write_quality(work: Path, out: Path, arms: list[Arm], costs: dict) -> tuple[
 
     text, numbers = "", {}
     selecting = [arm for arm in arms if "transition" not in arm.name and "pruned" not in arm.name]
-    for setting in world.SETTINGS:
+    for setting in SETTINGS:
         rows, drawn = [], {}
         for arm in selecting:
             selected = selections(work, setting, arm)
@@ -453,29 +476,32 @@ def write_quality(work: Path, out: Path, arms: list[Arm], costs: dict) -> tuple[
 def write_outcomes(work: Path, out: Path, runs: list[Run]) -> tuple[str, dict]:
     """What the models do, as Markdown and as numbers; draws the figures."""
     text, numbers = "", {}
-    for setting in world.SETTINGS:
-        here = [run for run in runs if run.setting == setting]
-        names = ["base", *dict.fromkeys(run.arm.name for run in here if run.arm is not None)]
+    for setting in SETTINGS:
+        budgets: dict[str, dict[str, Outcome]] = {}
+        by_arm: dict[str, list[Run]] = {}
+        for run in runs:
+            if run.setting == setting:
+                by_arm.setdefault(run.arm.name if run.arm else "base", []).append(run)
         for mode in ("greedy", "sampled"):
-            outcomes = {}
-            for name in names:
-                folders = [run.folder for run in here if (run.arm.name if run.arm else "base") == name]
-                outcomes[name] = read_outcome(work, setting, folders, mode)
-            seeds, problems = outcomes["full"].correct.shape
-            draw = Resamples(seeds, problems)
-            accuracy = {name: draw.means(one.correct) for name, one in outcomes.items()}
-            tokens = {name: draw.means(one.tokens) for name, one in outcomes.items()}
+            outcomes = {name: read_outcome(work, same, mode) for name, same in by_arm.items()}
+            budgets[mode] = {name: outcomes[name] for name in SUMMARY if name in outcomes}
             rows, numbers[f"{setting}, {mode}"] = [], {}
             for name, one in outcomes.items():
-                gain, saved = accuracy[name] - accuracy["full"], tokens["full"] - tokens[name]
-                share = saved / tokens["full"]
+                # An arm with fewer seeds is compared with full SFT on these
+                seeds, problems = one.correct.shape
+                full, oracle = outcomes["full"].first(seeds), outcomes["oracle"].first(seeds)
+                draw = Resamples(seeds, problems)
+                accuracy, tokens = draw.means(one.correct), draw.means(one.tokens)
+                gain, saved = draw.means(one.correct - full.correct), draw.means(full.tokens - one.tokens)
+                share = saved / draw.means(full.tokens)
                 rows.append(
                     [
                         name,
-                        f"{one.correct.mean():.3f} ({interval(accuracy[name])})",
-                        f"{one.correct.mean() - outcomes['full'].correct.mean():+.3f} ({interval(gain)})",
-                        f"{one.tokens.mean():.0f} ({interval(tokens[name], 0)})",
-                        f"{1 - one.tokens.mean() / outcomes['full'].tokens.mean():+.1%} ({interval(share, 2)})",
+                        seeds,
+                        f"{one.correct.mean():.3f} ({interval(accuracy)})",
+                        f"{one.correct.mean() - full.correct.mean():+.3f} ({interval(gain)})",
+                        f"{one.tokens.mean():.0f} ({interval(tokens, 0)})",
+                        f"{1 - one.tokens.mean() / full.tokens.mean():+.1%} ({interval(share, 2)})",
                         f"{one.cut_off.mean():.3f}",
                         f"{one.answered.mean():.3f}",
                         f"{one.queries.mean():.3f}",
@@ -494,18 +520,25 @@ def write_outcomes(work: Path, out: Path, runs: list[Run]) -> tuple[str, dict]:
                 }
                 if name in ("marginal", "counterfactual"):
                     parts = {}
-                    for what, mine, oracle in (
-                        ("accuracy", gain, accuracy["oracle"] - accuracy["full"]),
-                        ("length", saved, tokens["full"] - tokens["oracle"]),
+                    for what, mine, best in (
+                        ("accuracy", gain, draw.means(oracle.correct - full.correct)),
+                        ("length", saved, draw.means(full.tokens - oracle.tokens)),
                     ):
                         with np.errstate(divide="ignore", invalid="ignore"):
-                            ratio = mine / oracle
-                        parts[what] = [
-                            float(mine.mean() / oracle.mean()),
-                            *np.quantile(ratio, [0.025, 0.975]).tolist(),
-                        ]
+                            ratio, whole = mine / best, mine.mean() / best.mean()
+                        parts[what] = [float(whole), *np.quantile(ratio, [0.025, 0.975]).tolist()]
                     numbers[f"{setting}, {mode}"][name]["of_the_oracles_gain"] = parts
-            header = ["arm", "accuracy", "less full", "output tokens", "saved", "cut off", "answered", "queries right"]
+            header = [
+                "arm",
+                "seeds",
+                "accuracy",
+                "less full",
+                "output tokens",
+                "saved",
+                "cut off",
+                "answered",
+                "queries right",
+            ]
             title = "greedy" if mode == "greedy" else "temperature 0.6"
             text += f"\n### {setting}, {title}\n\n{table(header, rows)}"
             text += "\nSegments in an output, by role (mean count):\n\n"
@@ -516,7 +549,28 @@ def write_outcomes(work: Path, out: Path, runs: list[Run]) -> tuple[str, dict]:
         figure = f"outcomes_{setting}.svg"
         draw_outcomes({mode: numbers[f"{setting}, {mode}"] for mode in ("greedy", "sampled")}, out / figure)
         text += f"\n![Accuracy and output tokens of every arm, {setting}]({figure})\n"
+        figure = f"budget_{setting}.svg"
+        draw_budgets(budgets, out / figure)
+        text += f"\n![Share answered rightly within so many tokens, {setting}]({figure})\n"
     return text, numbers
+
+
+def draw_budgets(outcomes: dict[str, dict[str, Outcome]], path: Path) -> None:
+    """Accuracy if every output were cut off at a budget, from the outputs there are, one panel a mode."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    for axes, (mode, arms) in zip(figure.subplots(1, 2), outcomes.items(), strict=True):
+        budgets = np.arange(0, max(one.tokens.max() for one in arms.values()) + 1, 10)
+        for name, one in arms.items():
+            right = np.sort(one.tokens[one.correct > 0])
+            axes.plot(budgets, np.searchsorted(right, budgets, side="right") / one.correct.size, label=name)
+        axes.set_xlabel("token budget")
+        axes.set_ylabel("accuracy within the budget")
+        axes.set_title("greedy" if mode == "greedy" else "temperature 0.6", fontsize=10)
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, metadata={"Date": None})
 
 
 def draw_outcomes(numbers: dict, path: Path) -> None:
@@ -559,14 +613,14 @@ def study(args: argparse.Namespace) -> None:
     chosen = [arm for arm in ARMS if arm.name in args.arms]
     # The paper's scores also say at which share comparisons are matched, and what the oracle's store looks like
     scorers = {"integrated_gradients": None} | {arm.scorer: None for arm in chosen if arm.scorer in SCORERS}
-    for setting in world.SETTINGS:
-        prepare(work, setting, n_traces, n_problems)
+    for setting in SETTINGS:
+        prepare(work, setting, n_traces, seeds, n_problems // seeds)
     # Processes that start afresh: forked ones would inherit torch's thread pool
     with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
-        jobs = [(work, setting, scorer) for scorer in scorers for setting in world.SETTINGS]
-        costs: dict[str, dict] = {setting: {} for setting in world.SETTINGS}
+        jobs = [(work, setting, scorer) for scorer in scorers for setting in SETTINGS]
+        costs: dict[str, dict] = {setting: {} for setting in SETTINGS}
         jobs_done = list(pool.imap(score_traces, jobs))
-        jobs_done += list(pool.imap(score_traces, [(work, setting, "oracle") for setting in world.SETTINGS]))
+        jobs_done += list(pool.imap(score_traces, [(work, setting, "oracle") for setting in SETTINGS]))
         for setting, scorer, seconds, printed in jobs_done:
             costs[setting][scorer] = {
                 "seconds": seconds / n_traces,
@@ -578,14 +632,14 @@ def study(args: argparse.Namespace) -> None:
             write_page(args, out, time.monotonic() - started, write_quality(work, out, chosen, costs))
             return
         runs = []
-        for number, setting in enumerate(world.SETTINGS):
-            base = Run(setting, None, 0, 0, args.max_new_tokens, work / setting / "runs" / "base")
-            # The base model does not depend on a seed, but its samples do: one run stands for all
-            runs.append(base)
-            arms = [arm for arm in chosen if arm.settings > number]
-            for seed in range(seeds):
-                for arm in arms:
-                    folder = work / setting / "runs" / arm.name.replace(" ", "_").replace(",", "") / str(seed)
+        for seed in range(seeds):
+            for number, setting in enumerate(SETTINGS):
+                here = [arm for arm in chosen if arm.settings > number]
+                if seed >= args.seeds_of_others:
+                    here = [arm for arm in here if arm.settings > 1]
+                for arm in (None, *here):
+                    name = arm.name.replace(" ", "_").replace(",", "") if arm else "base"
+                    folder = work / setting / "runs" / name / str(seed)
                     runs.append(Run(setting, arm, seed, steps, args.max_new_tokens, folder))
         for number, _ in enumerate(pool.imap_unordered(train_and_evaluate, [(work, run) for run in runs]), 1):
             if number % 10 == 0 or number == len(runs):
@@ -603,6 +657,7 @@ def write_page(
         "traces": args.traces,
         "problems": args.problems,
         "seeds": args.seeds,
+        "seeds_of_others": args.seeds_of_others,
         "steps": args.steps,
         "batch": BATCH,
         "learning_rate": LEARNING_RATE,
@@ -616,21 +671,21 @@ def write_page(
     if outcomes is not None:
         results["outcomes"] = outcomes[1]
         page += TRAINED.format(outcomes=outcomes[0], gains=write_gains(outcomes[1]), **settings)
-        greedy = outcomes[1]["repetition, greedy"]
+        greedy = outcomes[1]["detours, greedy"]
         line = ", ".join(
             f"{n} {greedy[n]['accuracy']:.3f} / {greedy[n]['tokens']:.0f}" for n in SUMMARY if n in greedy
         )
-        line = f"repetition, greedy: {line} (accuracy / tokens); "
+        line = f"detours, greedy: {line} (accuracy / tokens); "
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (out / "results.md").write_text(page, encoding="utf-8")
     for name in ("paper", "marginal", "counterfactual"):
-        if name in quality[1]["repetition"]:
-            found = [quality[1][setting][name]["direct"]["f1"] for setting in world.SETTINGS]
-            line += f"F1 of {name} {found[0]:.3f} in repetition, {found[1]:.3f} in detours; "
+        if name in quality[1]["detours"]:
+            found = [quality[1][setting][name]["direct"]["f1"] for setting in SETTINGS]
+            line += f"F1 of {name} {', '.join(f'{f1:.3f}' for f1 in found)}; "
     print(f"{line}{settings['minutes']} minutes")
 
 
-SUMMARY = ("base", "full", "paper", "counterfactual", "oracle")
+SUMMARY = ("base", "full", "paper", "marginal", "counterfactual", "oracle")
 HEAD = """<!-- Written by examples/tiny_world/study.py; edit that, not this. -->
 # Results of the study
 
@@ -646,8 +701,11 @@ cost of a trace in gradient evaluations (a forward pass is a third); seconds are
 TRAINED = """
 ## After fine-tuning
 
-{steps} steps of {batch} traces at learning rate {learning_rate}, {seeds} fine-tuning seeds, {problems} test problems.
-Ranges are 95 % bootstrap intervals over seeds and problems together; differences are paired.
+{steps} steps of {batch} traces at learning rate {learning_rate}, {seeds} fine-tuning seeds ({seeds_of_others}
+for arms trained in one setting only), {problems} test problems in equal parts: each seed's models are asked their own
+part, the same for every arm. Ranges are 95 % bootstrap intervals over seeds and the problems of each; differences are
+paired, over the seeds that an arm has. The second figure of each setting counts an
+output as right if it is right and no longer than a budget.
 {outcomes}
 ## Share of the oracle's gain
 
@@ -670,8 +728,9 @@ def main() -> None:
     parser.add_argument("--work_dir", help="where stores and answers go; default: `work` in the output folder")
     parser.add_argument("--quick", action="store_true", help="a run of minutes whose figures say nothing")
     parser.add_argument("--traces", type=int, default=N_TRACES, help="traces to select from and fine-tune on")
-    parser.add_argument("--problems", type=int, default=N_PROBLEMS, help="test problems")
-    parser.add_argument("--seeds", type=int, default=SEEDS_PER_ARM, help="fine-tuning seeds per arm")
+    parser.add_argument("--problems", type=int, default=N_PROBLEMS, help="test problems, in equal parts for the seeds")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="fine-tuning seeds of arms trained in all settings")
+    parser.add_argument("--seeds_of_others", type=int, default=SEEDS_OF_OTHERS, help="fine-tuning seeds of the others")
     parser.add_argument("--steps", type=int, default=STEPS, help="fine-tuning steps")
     parser.add_argument("--quality_only", action="store_true", help="compare selections with the truth, train nothing")
     parser.add_argument("--max_new_tokens", type=int, default=MAX_NEW_TOKENS, help="length limit of an answer")

@@ -177,6 +177,9 @@ SETTINGS = {
     "detours": WorldSettings(
         "detours", asked=0.6, linked=0.2, verification=0.12, restatement=0.08, filler=0.22, digression=0.28, error=0.30
     ),
+    # As `repetition`, but with nearly as many wrong guesses as `detours`: what a student copies is not only long. The
+    # base model has not been trained on it.
+    "mixed": WorldSettings("mixed", verification=0.42, restatement=0.22, filler=0.05, digression=0.05, error=0.26),
 }
 
 

@@ -26,20 +26,18 @@ from .sharding import Lockstep, Pass
 # Three changed words in each of five steps that build on one another; a trial ends earlier once nothing changes
 COUNTERFACTUAL_ROUNDS = 16
 
-# Other contents take the place of contents (a number, a name); a whole other sentence would fit none of what stands
-# behind it, since places do not move
-_LONGEST_REWRITE = 4
+# Chosen on 16 traces of one world and looked at on another, see docs/selection_rules.md. A token is rewritten where
+# the model had been sure of it and its probability then falls to less than a twelfth (2.5 nats). Both keep a copy that
+# was undecided anyway from being tipped over by whatever is left out.
+_SURE = np.log(0.7)
+_FALL = 2.5
+
+# So many tokens at the start of a segment stay: keyword and announcement, what the segment is going to do. Without a
+# wrong guess the model would not announce a correction of it, but that says nothing about what a correction finds.
+_ANNOUNCEMENT_TOKENS = 8
 
 # A forward and a backward pass cost about three forward passes
 _FORWARDS_PER_GRADIENT = 3
-
-
-def _in_long_run(changed: torch.Tensor) -> torch.Tensor:
-    """Which of the changed places stand in a row of more than [`_LONGEST_REWRITE`]."""
-    positions = torch.arange(len(changed), device=changed.device)
-    first = torch.where(changed, -1, positions).cummax(0).values  # last unchanged place up to here
-    after = torch.where(changed, len(changed), positions).flip(0).cummin(0).values.flip(0)
-    return changed & (after - first - 1 > _LONGEST_REWRITE)
 
 
 class BackwardSweep:
@@ -55,11 +53,12 @@ class BackwardSweep:
         rounds (`int`, *optional*, defaults to `0`):
             How often a trial may rewrite the kept text behind the segment. At 0 that text stays as it is, and a step
             whose result a later step already repeats costs nothing when it is left out. Otherwise tokens that the
-            model was sure of with the segment in place are replaced by what it says without it, all of them at once in
-            each round, until nothing changes: the loss of a step travels through the steps built on it down to the
-            answer, whereas the loss of a wrong guess ends at the words that mention it. More than four changed tokens
-            in a row are another sentence, not other contents, and stay as they were. A text that still changes after
-            the last round does not count.
+            model was sure of (at least 0.7 probable) with the segment in place, and that become less than a twelfth as
+            probable without it, are replaced by what it says instead, all of them at once in each round, until nothing
+            changes: the loss of a step travels through the steps built on it down to the answer, whereas the loss of a
+            wrong guess ends at the words that mention it. The first eight tokens of each segment stay as they are: not
+            what a step sets out to do is in question, but what it then finds. A text that still changes after the last
+            round does not count.
         max_tokens_per_forward (`int`, *optional*):
             Logits are made for a sixteenth of as many positions at a time. Defaults to 16,384.
 
@@ -120,22 +119,22 @@ class BackwardSweep:
 
             end = segments[-1][1]
             rest, rest_known = ids[end:], known[end:]
-            size, suffix = len(answer), len(rest)
+            # The words between reasoning and answer are ours, not the model's to rewrite, and the answer is measured
+            rest_fixed = np.ones(len(rest), dtype=bool)
+            size = len(answer)
             losses = np.zeros(len(segments))
             for index in range(len(segments) - 1, -1, -1):
                 start, end = segments[index]
                 if end == start:
                     continue
-                # The words between reasoning and answer are ours, not the model's to rewrite
-                sure = rest_known > np.log(0.5)
-                sure[len(sure) - suffix :] = False
-                before = rest_known[-size:].sum()
-                losses[index], without = self._trial(ids, start, rest, sure, before, size)
+                losses[index], without = self._trial(ids, start, rest, rest_known, rest_fixed, size)
                 if losses[index] < self.threshold:
                     rest_known = without
                 else:
                     rest = torch.cat([ids[start:end], rest])
                     rest_known = np.concatenate([known[start:end], rest_known])
+                    announced = np.arange(end - start) < _ANNOUNCEMENT_TOKENS
+                    rest_fixed = np.concatenate([announced, rest_fixed])
         del self._layers
 
         num_tokens, _, _ = sum_over_segments(np.zeros(len(ids)), segments)
@@ -152,35 +151,41 @@ class BackwardSweep:
             sum_signed=np.zeros(len(segments)),
         )
 
-    def _trial(self, ids, start, rest, sure, before, size) -> tuple[float, np.ndarray]:
+    def _trial(self, ids, start, rest, rest_known, rest_fixed, size) -> tuple[float, np.ndarray]:
         """The answer's loss without the segment that starts at `start`, and the log-probabilities of the tokens of the
         rest, as it stands, without it."""
-        known, best = self._continue(ids, start, rest, rest)
+        inputs = torch.cat([ids[start - 1 : start], rest[:-1]])
+        known, best, layers = self._continue(self._layers, start - 1, inputs, rest)
+        before = rest_known[-size:].sum()
         loss = after = before - known[-size:].sum()
-        text, free = rest, torch.from_numpy(sure).to(rest.device)
+        free = (rest_known >= _SURE) & ~rest_fixed
+        text, now = rest, known
         for _ in range(self.rounds):
-            if loss >= self.threshold or not free.any():
+            if loss >= self.threshold:
                 break
-            changed = free & (best != rest)
-            long = _in_long_run(changed)
-            free &= ~long
-            rewritten = torch.where(changed & ~long, best, rest)
-            if torch.equal(rewritten, text):
+            falls = torch.from_numpy(free & (rest_known - now >= _FALL)).to(rest.device)
+            rewritten = torch.where(falls, best, rest)
+            differs = (rewritten != text).nonzero()[:, 0]
+            if len(differs) == 0:
                 # Now the text is what the model would say: before, it may have been half of two sentences
                 loss = max(loss, after)
                 break
-            text = rewritten
-            values, best = self._continue(ids, start, text, rest)
-            after = before - values[-size:].sum()
+            # What stands before the first new word was computed in the round before
+            text, first = rewritten, int(differs[0])
+            values, said, layers = self._continue(layers, start + first, text[first:-1], rest[first + 1 :])
+            now = np.concatenate([now[: first + 1], values])
+            best = torch.cat([best[: first + 1], said])
+            after = before - now[-size:].sum()
         return loss, known
 
-    def _continue(self, ids, start, text, labels):
-        """Log-probabilities of `labels` and the likeliest tokens at each of their places, after the first `start`
-        tokens of the sequence and with `text` as input."""
+    def _continue(self, layers, length, inputs, labels):
+        """Log-probabilities of `labels`, the likeliest tokens at each of their places and the keys and values by
+        layer, with `inputs` after the first `length` positions of `layers`."""
         cache = DynamicCache()
-        for index, (keys, values) in enumerate(self._layers):
-            cache.update(keys[:, :, : start - 1], values[:, :, : start - 1], index)
-        return self._run(cache, torch.cat([ids[start - 1 : start], text[:-1]]), labels)
+        for index, (keys, values) in enumerate(layers):
+            cache.update(keys[:, :, :length], values[:, :, :length], index)
+        log_probs, best = self._run(cache, inputs, labels)
+        return log_probs, best, [(layer.keys, layer.values) for layer in cache.layers]
 
     def _run(self, cache, inputs, labels) -> tuple[np.ndarray, torch.Tensor]:
         log_probs, best = [], []
