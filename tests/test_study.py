@@ -18,8 +18,9 @@ import study  # noqa: E402
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    command = [sys.executable, str(FOLDER / "study.py"), "--quick", "--processes", "1", "--output_dir", str(folder)]
-    command += ["--arms", "full", "oracle", "counterfactual", "signed"]
+    command = [sys.executable, str(FOLDER / "study.py"), "--processes", "1", "--output_dir", str(folder)]
+    command += ["--traces", "8", "--problems", "8", "--seeds", "2", "--seeds_of_others", "1", "--steps", "2"]
+    command += ["--max_new_tokens", "64", "--arms", "full", "oracle", "counterfactual", "signed"]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     return folder, run.stdout
@@ -43,6 +44,8 @@ def test_one_command_writes_the_page_its_numbers_and_figures(out):
         assert results["quality"][setting]["full"]["all"]["recall"] == 1
         assert results["quality"][setting]["full"]["kept"] == 1
     assert results["settings"]["problems"] == 8
+    seeds = {name: len(arm["accuracy_by_seed"]) for name, arm in results["outcomes"]["detours, greedy"].items()}
+    assert seeds == {"base": 2, "full": 2, "oracle": 2, "counterfactual": 2, "signed": 1}
     greedy = results["outcomes"]["repetition, greedy"]["full"]
     assert f"{greedy['accuracy']:.3f} (" in page
 
@@ -50,7 +53,7 @@ def test_one_command_writes_the_page_its_numbers_and_figures(out):
 def test_what_lies_in_the_work_folder_is_not_made_again(out):
     folder, _ = out
     before = {path: path.stat().st_mtime_ns for path in (folder / "work").rglob("*.json") if path.is_file()}
-    assert len(before) > 12
+    assert len(before) > 40
     study.train_and_evaluate(
         (
             folder / "work",

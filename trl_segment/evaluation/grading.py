@@ -22,6 +22,7 @@ VERDICTS = ("correct", "wrong", "no answer", "unreadable", "timeout", "crash")
 _NUMBER = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?")
 _SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d+)")
 _WORDS = re.compile(r"[A-Za-z]{3,}([ '-]+[A-Za-z]+)*")
+_NAMED_WORDS = re.compile(r"[A-Za-z]{3,} ?= ?[A-Za-z]{3,}(, ?[A-Za-z]{3,} ?= ?[A-Za-z]{3,})*")
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,10 @@ def quick_verdict(gold: str, given: str) -> bool | None:
     if _WORDS.fullmatch(gold):
         # Algebra would take a word for a product of letters, in which their order does not matter
         return gold.casefold() == given.casefold()
+    if _NAMED_WORDS.fullmatch(gold) and _NAMED_WORDS.fullmatch(given):
+        # Each says what it is for, so neither order nor repetition matters
+        one, other = (set(text.casefold().replace(" ", "").split(",")) for text in (gold, given))
+        return one == other
     return None
 
 
