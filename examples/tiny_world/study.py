@@ -524,9 +524,11 @@ def write_outcomes(work: Path, out: Path, runs: list[Run]) -> tuple[str, dict]:
                         ("accuracy", gain, draw.means(oracle.correct - full.correct)),
                         ("length", saved, draw.means(full.tokens - oracle.tokens)),
                     ):
-                        with np.errstate(divide="ignore", invalid="ignore"):
-                            ratio, whole = mine / best, mine.mean() / best.mean()
-                        parts[what] = [float(whole), *np.quantile(ratio, [0.025, 0.975]).tolist()]
+                        low, high = np.quantile(best, [0.025, 0.975])
+                        parts[what] = None
+                        if low > 0 or high < 0:  # otherwise there is nothing to have a share of
+                            low, high = np.quantile(mine / best, [0.025, 0.975])
+                            parts[what] = [float(mine.mean() / best.mean()), float(low), float(high)]
                     numbers[f"{setting}, {mode}"][name]["of_the_oracles_gain"] = parts
             header = [
                 "arm",
@@ -599,7 +601,10 @@ def write_gains(numbers: dict) -> str:
         for name, one in arms.items():
             if "of_the_oracles_gain" in one:
                 parts = one["of_the_oracles_gain"]
-                cells = [f"{parts[k][0]:.2f} ({parts[k][1]:.2f} to {parts[k][2]:.2f})" for k in ("accuracy", "length")]
+                cells = [
+                    f"{parts[k][0]:.2f} ({parts[k][1]:.2f} to {parts[k][2]:.2f})" if parts[k] else "–"
+                    for k in ("accuracy", "length")
+                ]
                 rows.append([where, name, *cells])
     return table(["setting", "rule", "share of the oracle's gain in accuracy", "in output tokens saved"], rows)
 
@@ -676,7 +681,7 @@ def write_page(
             f"{n} {greedy[n]['accuracy']:.3f} / {greedy[n]['tokens']:.0f}" for n in SUMMARY if n in greedy
         )
         line = f"detours, greedy: {line} (accuracy / tokens); "
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (out / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (out / "results.md").write_text(page, encoding="utf-8")
     for name in ("paper", "marginal", "counterfactual"):
         if name in quality[1]["detours"]:
@@ -709,7 +714,7 @@ output as right if it is right and no longer than a budget.
 {outcomes}
 ## Share of the oracle's gain
 
-(rule - full) / (oracle - full); an interval that spans signs means that the oracle's own gain is not clear of zero.
+(rule - full) / (oracle - full). A dash: the oracle's own gain is not clear of zero (its interval spans it).
 
 {gains}"""
 
