@@ -581,16 +581,14 @@ def draw_outcomes(numbers: dict, path: Path) -> None:
 
     figure = Figure(figsize=(11, 5), layout="constrained")
     for axes, (mode, arms) in zip(figure.subplots(1, 2), numbers.items(), strict=True):
-        for name, one in arms.items():
-            special = name in ("full", "paper", "oracle", "base", "marginal", "counterfactual")
-            axes.plot(one["tokens"], one["accuracy"], "o", color="tab:red" if special else "tab:blue", markersize=5)
-            axes.annotate(
-                name, (one["tokens"], one["accuracy"]), fontsize=7, xytext=(3, 3), textcoords="offset points"
-            )
+        for number, (name, one) in enumerate(arms.items()):
+            look = {"color": f"C{number % 7}", "marker": "os^"[number // 7 % 3]}
+            axes.plot(one["tokens"], one["accuracy"], linestyle="none", markersize=5, label=name, **look)
         axes.set_xlabel("output tokens, mean")
         axes.set_ylabel("accuracy")
         axes.set_title("greedy" if mode == "greedy" else "temperature 0.6", fontsize=10)
         axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=7)
     figure.savefig(path, metadata={"Date": None})
 
 
