@@ -47,7 +47,7 @@ import world  # noqa: E402
 
 SETTINGS = ("detours", "repetition", "mixed")
 SEEDS = 5
-SEEDS_OF_OTHERS = 3  # for arms trained in one setting only
+SEEDS_OF_OTHERS = 5  # for arms trained in one setting only
 N_TRACES = 80
 N_PROBLEMS = 500  # a hundred for each seed
 MAX_NEW_TOKENS = 1000
