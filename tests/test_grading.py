@@ -4,6 +4,7 @@ import pytest
 from helpers import real_rows
 
 from trl_segment.evaluation import Grader
+from trl_segment.evaluation.grading import quick_verdict
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,14 @@ def test_agrees_with_the_published_grading_of_46_outputs(grader):
 )
 def test_verdicts(grader, output, answer, verdict):
     assert grader.grade(output, answer).verdict == verdict
+
+
+def test_named_words_need_no_algebra():
+    """Math-Verify says the same of them, only slowly."""
+    gold = r"\text{alpha=ruby, beta=onyx}"
+    assert quick_verdict(gold, "beta = onyx, alpha=ruby") is True
+    assert quick_verdict(gold, "alpha=onyx, beta=ruby") is False
+    assert quick_verdict("x=5, y=3", "y=3, x=5") is None
 
 
 def test_grading_goes_on_after_a_killed_comparison():

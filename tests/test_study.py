@@ -48,6 +48,9 @@ def test_one_command_writes_the_page_its_numbers_and_figures(out):
     assert seeds == {"base": 2, "full": 2, "oracle": 2, "counterfactual": 2, "signed": 1}
     greedy = results["outcomes"]["repetition, greedy"]["full"]
     assert f"{greedy['accuracy']:.3f} (" in page
+    # Every output is cut off, so that the oracle gains nothing a rule could have a share of
+    gained = results["outcomes"]["detours, greedy"]["counterfactual"]["of_the_oracles_gain"]
+    assert gained == {"accuracy": None, "length": None}
 
 
 def test_what_lies_in_the_work_folder_is_not_made_again(out):
@@ -86,3 +89,17 @@ def test_every_seed_is_asked_problems_of_its_own(tmp_path):
     study.prepare(tmp_path, "mixed", 2, seeds=3, block=4)
     ids = [row["id"] for seed in range(3) for row in study.read_jsonl(study.problems_of(tmp_path, "mixed", seed))]
     assert len(ids) == len(set(ids)) == 12
+
+
+def test_another_runs_work_folder_is_refused(tmp_path):
+    study.prepare(tmp_path, "mixed", 2, seeds=1, block=4)
+    with pytest.raises(ValueError, match="4 rows, not 5"):
+        study.prepare(tmp_path, "mixed", 2, seeds=1, block=5)
+
+
+@pytest.mark.parametrize("options", [["--problems", "7"], ["--seeds", "0"], ["--seeds_of_others", "0"]])
+def test_problems_that_seeds_cannot_share_are_refused(options, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["study.py", *options])
+    with pytest.raises(SystemExit):
+        study.main()
+    assert "multiple of the seeds" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """Which selection rule finds the segments that matter, and what fine-tuning on its selection does.
 
-    python examples/tiny_world/study.py --output_dir docs/tiny_world     # under an hour on two cores
+    python examples/tiny_world/study.py --output_dir docs/tiny_world     # about 75 minutes on two cores
     python examples/tiny_world/study.py --quality_only --traces 48       # which segments rules find, nothing trained
     python examples/tiny_world/study.py --quick --output_dir study       # does it run at all: under five minutes
 
@@ -173,6 +173,9 @@ def prepare(work: Path, setting: str, n_traces: int, seeds: int, block: int) -> 
         if not problems.exists():
             rows = world.make_rows(setting, block, split="test", start=seed * block)
             write_jsonl(problems, [{key: row[key] for key in ("id", "question", "answer")} for row in rows])
+    for path, wanted in ((traces, n_traces), *((problems_of(work, setting, seed), block) for seed in range(seeds))):
+        if (found := len(read_jsonl(path))) != wanted:
+            raise ValueError(f"{path} is of another run: {found} rows, not {wanted}. Choose another --work_dir.")
 
 
 def problems_of(work: Path, setting: str, seed: int) -> Path:
@@ -707,8 +710,8 @@ TRAINED = """
 {steps} steps of {batch} traces at learning rate {learning_rate}, {seeds} fine-tuning seeds ({seeds_of_others}
 for arms trained in one setting only), {problems} test problems in equal parts: each seed's models are asked their own
 part, the same for every arm. Ranges are 95 % bootstrap intervals over seeds and the problems of each; differences are
-paired, over the seeds that an arm has. The second figure of each setting counts an
-output as right if it is right and no longer than a budget.
+paired, over the seeds that an arm has. The second figure of each setting counts an output as right if it is right and
+no longer than a budget.
 {outcomes}
 ## Share of the oracle's gain
 
@@ -745,6 +748,11 @@ def main() -> None:
         parser.error(f"--arms must include {', '.join(sorted(missing))}, which the tables compare with")
     if args.quick:
         args.traces, args.problems, args.seeds, args.steps, args.max_new_tokens = 8, 8, 1, 2, 64
+    if min(args.seeds, args.seeds_of_others) < 1 or args.problems < 1 or args.problems % args.seeds:
+        parser.error(
+            f"--problems {args.problems} cannot be dealt to --seeds {args.seeds} in equal parts, or no seed is left "
+            f"for --seeds_of_others {args.seeds_of_others}: pass positive numbers and a multiple of the seeds"
+        )
     args.work_dir = args.work_dir or str(Path(args.output_dir) / "work")
     study(args)
 
