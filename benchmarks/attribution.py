@@ -49,7 +49,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from trl_segment import SelectionConfig
 from trl_segment.attribution import IntegratedGradients
-from trl_segment.selection import select_segments
+from trl_segment.selection import select, sum_over_segments
 from trl_segment.traces import attributed_sequence, build_trace
 
 
@@ -143,19 +143,11 @@ class SharingNodes(IntegratedGradients):
         return [self.memory[node] for node in nodes]
 
 
-def kept_segments(tokens, segments, config):
-    """Which segments the paper's rule keeps, shape (segments,)."""
-    pieces = [tokens[a:b] for a, b in segments]
-    num_tokens = np.array([len(piece) for piece in pieces])
-    sum_abs = np.array([np.abs(piece).sum() for piece in pieces])
-    return select_segments(num_tokens, sum_abs, np.array([piece.sum() for piece in pieces]), config)
-
-
 def compare(tokens, truth, segments):
     """`l1_error`, then Jaccard and exact match of the kept segments, with those that are always kept and without."""
     numbers = [np.abs(tokens - truth).sum() / np.abs(truth).sum()]
     for config in (PAPER, FREE):
-        ours, theirs = (kept_segments(x, segments, config) for x in (tokens, truth))
+        ours, theirs = (select(sum_over_segments(x, segments), config).kept for x in (tokens, truth))
         union = (ours | theirs).sum()
         numbers += [(ours & theirs).sum() / union if union else 1.0, float(np.array_equal(ours, theirs))]
     return numbers

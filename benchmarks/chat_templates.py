@@ -15,7 +15,7 @@ reasoning begins and ends with a newline, as in the output of an R1 distill.
 | cannot render | the template raises an error |
 
 No tokenizer is needed: the question is answered on the text alone, which is what makes the table a check on the
-trainer (`tests/test_chat_templates.py`) and not its echo.
+trainer (`tests/traces/test_chat_templates.py`) and not its echo.
 """
 
 from dataclasses import dataclass, field

@@ -39,18 +39,19 @@ def make_row(number):
     return {"id": str(number), "question": f"{number}?", "solution": f"<think>{text}</think>", "answer": str(number)}
 
 
-def score_without_model(self, input_ids, target, segments):
-    """In place of a scorer's `attribute`: numbers out of thin air, the same ones every time."""
-    from trl_segment.attribution import Attribution
+def define_stub():
+    """A scorer `"stub"` that runs no model: numbers out of thin air, the same ones every time."""
+    from trl_segment.attribution import Attribution, Scorer
+    from trl_segment.selection import sum_over_segments
 
-    tokens = np.random.default_rng(len(input_ids)).normal(size=target[1])
-    pieces = [tokens[a:b] for a, b in segments]
-    return Attribution(
-        tokens=tokens, f_input=-1.0, f_baseline=-9.0, evaluations=0, stopped_by="stub", defect=0.0,
-        num_tokens=np.array([len(piece) for piece in pieces]),
-        sum_abs=np.array([np.abs(piece).sum() for piece in pieces]),
-        sum_signed=np.array([piece.sum() for piece in pieces]),
-    )  # fmt: skip
+    class Stub(Scorer):
+        name = "stub"
+        token_attributions = True
+
+        def attribute(self, input_ids, target, segments):
+            tokens = np.random.default_rng(len(input_ids)).normal(size=target[1])
+            scores = sum_over_segments(tokens, segments)
+            return Attribution(scores, -1.0, tokens, f_baseline=-9.0, stopped_by="stub", defect=0.0)
 
 
 def measure(count, folder):
@@ -60,9 +61,9 @@ def measure(count, folder):
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-    from trl_segment.attribution import AttributionConfig, AttributionStore, attribute_traces, attribution_settings
-    from trl_segment.attribution.scorers import SegmentScorer
+    from trl_segment.attribution import AttributionConfig, attribute_traces, attribution_settings
     from trl_segment.selection import SelectionConfig
+    from trl_segment.store import AttributionStore
     from trl_segment.traces import build_trace
     from trl_segment.trainer import DataCollatorForSegmentSelectiveLM, SegmentTable
 
@@ -74,8 +75,8 @@ def measure(count, folder):
             num_key_value_heads=1, pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
-    config = AttributionConfig(attribution_scorer="random")
-    SegmentScorer.attribute = score_without_model
+    define_stub()
+    config = AttributionConfig(attribution_scorer="stub")
     settings = attribution_settings(model, tokenizer, config)
     result, started = {"traces": count}, time.perf_counter()
     clock = time.process_time()
@@ -141,8 +142,9 @@ def measure_long(tokens):
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-    from trl_segment.attribution import AttributionConfig, AttributionStore, attribute_traces, attribution_settings
+    from trl_segment.attribution import AttributionConfig, attribute_traces, attribution_settings
     from trl_segment.attribution.cost import activation_bytes
+    from trl_segment.store import AttributionStore
     from trl_segment.traces import attributed_sequence, build_trace
 
     torch.set_num_threads(1)

@@ -25,6 +25,7 @@ is the median of the ratios of repeats that take turns.
 
 import argparse
 import copy
+import functools
 import json
 import statistics
 import tempfile
@@ -40,7 +41,8 @@ from trl import SFTConfig, SFTTrainer
 
 from trl_segment import AttributionConfig, AttributionStore, SegmentSelectiveSFTConfig, SegmentSelectiveSFTTrainer
 from trl_segment.attribution import attribute_traces, attribution_settings
-from trl_segment.trainer.preparation import question_to_messages, render_verbatim
+from trl_segment.traces import TraceConfig
+from trl_segment.trainer.rows import TraceReader, question_to_messages, render_verbatim
 
 
 WORLD = Path(__file__).resolve().parents[1] / "examples" / "tiny_world"
@@ -201,8 +203,10 @@ class TimedSFTTrainer(Timed, SFTTrainer):
 
 
 class TimedSegmentSelectiveSFTTrainer(Timed, SegmentSelectiveSFTTrainer):
-    def _as_prompt_completion(self, *args, **kwargs):
-        return self._timed(super()._as_prompt_completion, *args, **kwargs)
+    def __setattr__(self, name, value):
+        if name == "_preparation":  # questions become messages before TRL's own step
+            value.begin = functools.partial(self._timed, value.begin)
+        super().__setattr__(name, value)
 
 
 def preparation_row(traces, tokenizer, repeats, folder):
@@ -214,7 +218,7 @@ def preparation_row(traces, tokenizer, repeats, folder):
     ours = Dataset.from_list(rows)
     options = {"max_length": 16384}
     # As our trainer renders these rows
-    reader = build(SegmentSelectiveSFTTrainer, folder / "run", model, tokenizer, ours.select([0]))._reader
+    reader = TraceReader(TraceConfig(), segmenter=None, answer_func=None, text_column="text", formatting_func=None)
     rendered = [render_verbatim(question_to_messages(row, reader), tokenizer, reader) for row in rows]
     theirs = Dataset.from_list(rendered)
     seconds = []

@@ -1,5 +1,6 @@
 """A tokenizer, models and rows that are small enough to make in a test, and the real ones where they are at hand."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 
-SHARED = Path(os.environ.get("TRL_SEGMENT_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("TRL_SEGMENT_SHARED") or REPOSITORY.parent / "shared")
 REAL_TOKENIZERS = ("qwen2", "llama3", "phi3")
 
 CHATML_TEMPLATE = (
@@ -76,6 +78,30 @@ def _tokenizer_json() -> str:
     return tokenizer.to_str()
 
 
+def store_settings(**changes):
+    """Settings of a store that no model was needed for; what is no field of [`StoreSettings`] is an option."""
+    from trl_segment.store import StoreSettings
+    from trl_segment.traces import ANSWER_TEMPLATE, TraceConfig
+
+    options = {"rule": "paper", "evaluations": 50, "path": "all", **changes.pop("options", {})}
+    fields = {
+        "model_type": "qwen2",
+        "config": "00000000000000c0",
+        "weights": "0123456789abcdef",
+        "dtype": "float32",
+        "autocast": "no",
+        "adapter": "off",
+        "tokenizer": "0000000000000070",
+        "chat_template": "00000000000000c7",
+        **dataclasses.asdict(TraceConfig()),
+        "answer_template": ANSWER_TEMPLATE,
+        "scorer": "integrated_gradients",
+    }
+    names = {field.name for field in dataclasses.fields(StoreSettings)}
+    options |= {name: value for name, value in changes.items() if name not in names}
+    return StoreSettings(**{**fields, "options": options, **{n: v for n, v in changes.items() if n in names}})
+
+
 def tiny_tokenizer():
     """A byte-level BPE tokenizer in which `.` and a blank line are one token, with a ChatML template."""
     from tokenizers import Tokenizer
@@ -129,7 +155,7 @@ def _real_tokenizer(name: str):
 
     folder = SHARED / "tokenizers" / name
     if not folder.is_dir():
-        pytest.skip(f"the real tokenizer {name} is not at {folder} (set TRL_SEGMENT_SHARED)")
+        pytest.skip(f"real tokenizers/traces are not here: no {folder} (set TRL_SEGMENT_SHARED)")
     return AutoTokenizer.from_pretrained(folder)
 
 
@@ -142,7 +168,7 @@ def real_tokenizer(name: str):
 def _real_rows() -> list[dict]:
     file = SHARED / "data" / "r1_distill_qwen7b_traces.jsonl"
     if not file.is_file():
-        pytest.skip(f"the real traces are not at {file} (set TRL_SEGMENT_SHARED)")
+        pytest.skip(f"real tokenizers/traces are not here: no {file} (set TRL_SEGMENT_SHARED)")
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 

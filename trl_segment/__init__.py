@@ -23,16 +23,20 @@ __all__ = [
     "TraceConfig",
     "attribute_traces",
     "build_trace",
+    "open_store",
+    "push_store",
     "segment_text",
     "select_segments",
 ]
 
 _MODULE_OF = {
     "AttributionConfig": "attribution",
-    "AttributionStore": "attribution",
+    "AttributionStore": "store",
     "IntegratedGradients": "attribution",
     "attribute_traces": "attribution",
     "SelectionConfig": "selection",
+    "open_store": "store",
+    "push_store": "store",
     "select_segments": "selection",
     "Trace": "traces",
     "TraceConfig": "traces",
@@ -41,8 +45,9 @@ _MODULE_OF = {
 }
 
 if TYPE_CHECKING:
-    from .attribution import AttributionConfig, AttributionStore, IntegratedGradients, attribute_traces
+    from .attribution import AttributionConfig, IntegratedGradients, attribute_traces
     from .selection import SelectionConfig, select_segments
+    from .store import AttributionStore, open_store, push_store
     from .traces import Trace, TraceConfig, build_trace, segment_text
     from .trainer import (
         DataCollatorForSegmentSelectiveLM,

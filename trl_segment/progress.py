@@ -21,8 +21,8 @@ def progress_bar(
         total (`int`, *optional*):
             How many there are, where `items` does not say.
         shown (`bool`, *optional*):
-            Whether to show the bar. By default on a terminal: a log file has no use for one. Of several processes only
-            the main one should show any.
+            Whether to show the bar. By default on a terminal: a log file has no use for one. Only the main one
+            of several processes should show any.
 
     Returns:
         [`~tqdm.tqdm`]: To iterate over.

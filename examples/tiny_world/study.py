@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import multiprocessing
@@ -203,22 +204,20 @@ def score_traces(job: tuple[Path, str, str]) -> tuple[str, str, float, str]:
 
 def write_oracle_store(work: Path, setting: str) -> str:
     """A store like that of the attributions in which a useful segment has strength 1 and any other 0."""
-    from trl_segment import build_trace
-    from trl_segment.attribution import AttributionStore
+    from trl_segment import AttributionStore, build_trace
+    from trl_segment.store import StoredAttribution
 
     attributed = AttributionStore(work / setting / "integrated_gradients")
-    store = AttributionStore(work / setting / "oracle", {**attributed.settings, "scorer": "oracle"})
+    settings = dataclasses.replace(attributed.settings, scorer="oracle", options={})
+    store = AttributionStore(work / setting / "oracle", settings)
     for row in read_jsonl(work / setting / "traces.jsonl"):
         scored = attributed[build_trace(row).key]
-        useful = np.array([role in world.USEFUL_ROLES for role in row["roles"]])
-        strength = (useful * np.sqrt(scored.num_tokens)).tolist()
         store.add(
-            type(scored)(
+            StoredAttribution(
                 key=scored.key,
                 name=scored.name,
                 num_tokens=scored.num_tokens,
-                sum_abs=strength,
-                sum_signed=[0.0] * len(strength),
+                scores=[float(role in world.USEFUL_ROLES) for role in row["roles"]],
                 sequence_tokens=scored.sequence_tokens,
             )
         )
@@ -228,24 +227,17 @@ def write_oracle_store(work: Path, setting: str) -> str:
 
 def selections(work: Path, setting: str, arm: Arm) -> list[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
     """Roles, kept flags, strengths and token counts of every trace, as `trl-segment sft` will select them."""
-    from trl_segment import SelectionConfig, build_trace, select_segments
-    from trl_segment.attribution import AttributionStore
-    from trl_segment.selection import attribution_strength, draw_segments
+    from trl_segment import AttributionStore, SelectionConfig, build_trace
+    from trl_segment.selection import select
 
     options = selection_options(work, setting, arm)
-    config = SelectionConfig(**{k: v for k, v in options.items() if k != "dropped_segments"})
+    config = SelectionConfig(**{k: v for k, v in options.items() if k != "dropped_segments"}, seed=0)
     store = AttributionStore(work / setting / (arm.scorer or "integrated_gradients"))
     result = []
     for row in read_jsonl(work / setting / "traces.jsonl"):
-        trace = build_trace(row)
-        scored = store[trace.key]
-        kept = select_segments(scored.num_tokens, scored.sum_abs, scored.sum_signed, config)
-        if config.selection == "random":
-            kept = draw_segments(kept, config, seed=[0, int(trace.key, 16)])
-        elif config.selection == "all":
-            kept[:] = True
-        strength = attribution_strength(scored.sum_abs, scored.num_tokens)
-        result.append((row["roles"], kept, strength, np.asarray(scored.num_tokens)))
+        key = build_trace(row).key
+        scores = store[key].segment_scores
+        result.append((row["roles"], select(scores, config, key).kept, scores.strength, scores.num_tokens))
     return result
 
 
@@ -433,7 +425,7 @@ ROLES = tuple(role for role in world.ROLES if not role.endswith("_indirect"))
 
 def write_quality(work: Path, out: Path, arms: list[Arm], costs: dict) -> tuple[str, dict]:
     """Selection quality of every arm that selects, as Markdown and as numbers; draws its figures."""
-    from trl_segment.quality import selection_quality
+    from trl_segment.evaluation.quality import selection_quality
     from trl_segment.report.quality import draw_quality
 
     text, numbers = "", {}
@@ -722,7 +714,7 @@ no longer than a budget.
 
 def mean_evaluations(work: Path, setting: str, scorer: str) -> float:
     """Gradient evaluations a trace in a store."""
-    from trl_segment.attribution import AttributionStore
+    from trl_segment import AttributionStore
 
     store = AttributionStore(work / setting / scorer)
     return float(np.mean([store[key].evaluations for key in store]))

@@ -1,38 +1,38 @@
-"""Integrated Gradients of the answer over the trace: quadrature, engine, runner, store. No trl."""
+"""Which segments matter to the answer: quadrature, scorers, runner, cost. No trl."""
 
 from .config import AttributionConfig
 from .cost import CostEstimate, estimate_cost
-from .hub import fetch_store, open_store, push_store
-from .integrated_gradients import BASELINES, PATHS, Attribution, IntegratedGradients
-from .marginal import BackwardSweep
 from .quadrature import RULES
-from .recursive import RecursiveAttribution
-from .runner import AttributionSummary, attribute_traces, attribution_settings
-from .scorers import SCORERS, SegmentScorer
-from .store import AttributionStore, StoredAttribution
+from .runner import AttributionSummary, attribute_traces, make_scorer
+from .scorers import (
+    SCORERS,
+    Attribution,
+    BackwardSweep,
+    CounterfactualSweep,
+    IntegratedGradients,
+    RecursiveAttribution,
+    Scorer,
+)
+from .settings import attribution_settings, planned_settings
 from .tokens import attribute_tokens
 
 
 __all__ = [
-    "BASELINES",
-    "PATHS",
     "RULES",
     "SCORERS",
     "Attribution",
     "AttributionConfig",
-    "AttributionStore",
     "AttributionSummary",
     "BackwardSweep",
     "CostEstimate",
+    "CounterfactualSweep",
     "IntegratedGradients",
     "RecursiveAttribution",
-    "SegmentScorer",
-    "StoredAttribution",
+    "Scorer",
     "attribute_tokens",
     "attribute_traces",
     "attribution_settings",
     "estimate_cost",
-    "fetch_store",
-    "open_store",
-    "push_store",
+    "make_scorer",
+    "planned_settings",
 ]

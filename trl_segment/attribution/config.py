@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 from ..traces.alignment import ANSWER_TEMPLATE
 from ..traces.trace import TraceConfig
-from .integrated_gradients import BASELINES, PATHS, STOPS
 from .quadrature import RULES, check_rule
 from .scorers import SCORERS
+from .scorers.baselines import BASELINES
+from .scorers.integrated_gradients import PATHS, STOPS
 
 
 @dataclass
@@ -16,16 +17,16 @@ class AttributionConfig(TraceConfig):
 
     Parameters:
         attribution_scorer (`str`, *optional*, defaults to `"integrated_gradients"`):
-            What scores the segments:
+            The scorer of the segments:
 
             - `"integrated_gradients"`: the paper's attribution.
-            - `"marginal"`: what the answer loses without a segment, in a sweep from the last to the first, see
+            - `"marginal"`: the answer's loss without a segment, in a sweep from the last to the first, see
               [`~trl_segment.attribution.BackwardSweep`]. `"counterfactual"`: the same where the text behind the
               segment may change as the model would go on without it.
             - `"recursive"`: attribution in hops, from the answer to what it rests on and on from there, see
               [`~trl_segment.attribution.RecursiveAttribution`].
             - for comparison `"gradient_x_input"`, `"perplexity"`, `"entropy"`, `"confidence_gain"` or `"random"`, see
-              [`~trl_segment.attribution.SegmentScorer`].
+              [`~trl_segment.attribution.SCORERS`].
         attribution_threshold (`float`, *optional*, defaults to `1.0`):
             `"marginal"` and `"counterfactual"` leave a segment out of the trials of earlier ones if its absence costs
             the answer less than this, in nats. Select with `selection="threshold"`.
@@ -45,15 +46,15 @@ class AttributionConfig(TraceConfig):
         attribution_noise_samples (`int`, *optional*, defaults to `0`):
             SmoothGrad: average over this many noisy copies of the input, at as many times the cost.
         attribution_path (`str`, *optional*, defaults to `"all"`):
-            What moves from baseline to input: `"all"` tokens (the paper) or the `"reasoning"` alone.
+            The tokens that move from baseline to input: `"all"` (the paper) or the `"reasoning"` alone.
         attribution_baseline (`str`, *optional*, defaults to `"pad"`):
-            Where the path starts: the embedding of the `"pad"` (the paper) or `"eos"` token or of a token ID, the
+            Start of the path: the embedding of the `"pad"` (the paper) or `"eos"` token or of a token ID, the
             `"mean"` embedding, or `"zero"`.
         attribution_max_tokens (`int`, *optional*):
             Token budget of one forward pass: as many nodes of a trace run together as fit, a longer trace runs alone
             with gradient checkpointing. Defaults to 16,384 on an accelerator and one node a pass on CPU.
         answer_template (`str`, *optional*):
-            What follows the reasoning in the attributed sequence; `{answer}` stands for the answer. Defaults to the
+            Text behind the reasoning in the attributed sequence; `{answer}` stands for the answer. Defaults to the
             paper's `</think> So, the final answer is \boxed{{answer}}`.
 
     Raises:
@@ -62,7 +63,7 @@ class AttributionConfig(TraceConfig):
 
     attribution_scorer: str = field(
         default="integrated_gradients",
-        metadata={"help": "What scores the segments.", "choices": list(SCORERS)},
+        metadata={"help": "The scorer of the segments.", "choices": list(SCORERS)},
     )
     attribution_threshold: float = field(
         default=1.0,
@@ -103,14 +104,14 @@ class AttributionConfig(TraceConfig):
     attribution_path: str = field(
         default="all",
         metadata={
-            "help": "What moves from baseline to input: 'all' tokens (the paper) or the 'reasoning' alone.",
+            "help": "The tokens that move from baseline to input: 'all' (the paper) or the 'reasoning' alone.",
             "choices": list(PATHS),
         },
     )
     attribution_baseline: str = field(
         default="pad",
         metadata={
-            "help": "Where the path starts: the embedding of the 'pad' (the paper) or 'eos' token or of a token ID, "
+            "help": "Start of the path: the embedding of the 'pad' (the paper) or 'eos' token or of a token ID, "
             "the 'mean' embedding, or 'zero'."
         },
     )
@@ -123,7 +124,7 @@ class AttributionConfig(TraceConfig):
     )
     answer_template: str = field(
         default=ANSWER_TEMPLATE,
-        metadata={"help": "What follows the reasoning in the attributed sequence; {answer} stands for the answer."},
+        metadata={"help": "Text behind the reasoning in the attributed sequence; {answer} stands for the answer."},
     )
 
     def __post_init__(self):

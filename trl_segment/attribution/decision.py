@@ -4,27 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..selection import SelectionConfig, select_segments
-
-
-def sum_over_segments(tokens: np.ndarray, segments: Sequence[tuple[int, int]]) -> tuple[np.ndarray, ...]:
-    """
-    The three numbers per segment that selection needs.
-
-    Args:
-        tokens (`np.ndarray`):
-            Signed attribution of each token, shape (tokens,).
-        segments (`Sequence[tuple[int, int]]`):
-            Token span of each segment.
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray, np.ndarray]`: Token count (int64), sum of absolute and sum of signed
-        attributions (float64), each of shape (segments,).
-    """
-    num_tokens = np.array([b - a for a, b in segments], dtype=np.int64)
-    sum_abs = np.array([np.abs(tokens[a:b]).sum() for a, b in segments], dtype=np.float64)
-    sum_signed = np.array([tokens[a:b].sum() for a, b in segments], dtype=np.float64)
-    return num_tokens, sum_abs, sum_signed
+from ..selection import SelectionConfig, select, sum_over_segments
 
 
 class SelectionSettled:
@@ -57,4 +37,4 @@ class SelectionSettled:
         )
 
     def _select(self, attributions):
-        return select_segments(*sum_over_segments(attributions, self.segments), self.config)
+        return select(sum_over_segments(attributions, self.segments), self.config).kept

@@ -1,22 +1,18 @@
 """What an attribution run would do, without a weight of the model."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..traces import Trace, TraceConfig
+from ..selection import SelectionConfig
+from ..store import AttributionStore
+from ..traces import Trace
 from .config import AttributionConfig
-from .quadrature import default_evaluations
-from .runner import _sequence
-from .store import AttributionStore
-
-
-# Their cost is forward passes alone, which the estimate is not for
-_GRADIENT_SCORERS = ("integrated_gradients", "gradient_x_input")
+from .scorers import SCORERS
+from .sequences import sequence_of
+from .settings import planned_settings
 
 
 @dataclass
@@ -62,6 +58,8 @@ def plan_attribution(
     tokenizer: PreTrainedTokenizerBase,
     config: AttributionConfig,
     store: AttributionStore | None = None,
+    autocast: str = "no",
+    selection: SelectionConfig | None = None,
 ) -> AttributionPlan:
     """
     Say what [`~trl_segment.attribute_traces`] would do.
@@ -77,21 +75,20 @@ def plan_attribution(
             Settings.
         store ([`AttributionStore`], *optional*):
             Store that the run would continue.
+        autocast (`str`, *optional*, defaults to `"no"`):
+            Mixed precision that the run would have.
+        selection ([`~trl_segment.SelectionConfig`], *optional*):
+            Thresholds that the scores are for, with `attribution_stop="decision"`.
 
     Returns:
         [`AttributionPlan`]: The plan. Weights are not loaded, so whether the store is of the same weights is not said.
     """
-    plan = AttributionPlan()
-    if config.attribution_scorer in _GRADIENT_SCORERS:
-        plan.most_evaluations = 1.0
-        if config.attribution_scorer == "integrated_gradients":
-            evaluations = config.attribution_evaluations or default_evaluations(config.attribution_rule)
-            plan.most_evaluations = float(evaluations * max(1, config.attribution_noise_samples))
+    plan = AttributionPlan(most_evaluations=SCORERS[config.attribution_scorer].most_evaluations(config))
     if store is not None:
-        plan.differences = _differences(store.settings, model_config, config)
+        now = planned_settings(model_config, tokenizer, config, autocast, selection)
+        plan.differences = store.settings.differences(now)
         spent = [row.evaluations for row in store.values() if row.problem is None]
         plan.mean_evaluations = float(np.mean(spent)) if spent else None
-    model = SimpleNamespace(config=model_config)  # all that is asked of it
     seen = set()
     for name, trace in traces:
         plan.traces += 1
@@ -100,7 +97,7 @@ def plan_attribution(
         elif store is not None and not plan.differences and trace.key in store:
             plan.reused += 1
         else:
-            sequence, problem = _sequence(trace, tokenizer, model, config)
+            sequence, problem = sequence_of(trace, tokenizer, model_config, config)
             if problem is not None:
                 plan.skipped.setdefault(problem, []).append(name)
             else:
@@ -108,19 +105,3 @@ def plan_attribution(
                 plan.segments += len(sequence.segments)
         seen.add(trace.key)
     return plan
-
-
-def _differences(stored: Mapping[str, Any], model_config, config) -> list[str]:
-    """Settings that can be compared without the model."""
-    names = ("scorer", "rule", "tolerance", "stop", "noise_samples", "path", "baseline")
-    evaluations = config.attribution_evaluations
-    now = {
-        "model_type": model_config.model_type,
-        **{field.name: getattr(config, field.name) for field in fields(TraceConfig)},
-        **{name: getattr(config, f"attribution_{name}") for name in names},
-        "evaluations": default_evaluations(config.attribution_rule) if evaluations is None else evaluations,
-        "answer_template": config.answer_template,
-    }
-    return [
-        f"{key}: stored {stored.get(key)!r}, now {now[key]!r}" for key in sorted(now) if stored.get(key) != now[key]
-    ]

@@ -3,11 +3,13 @@
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..selection import SelectionConfig
+from ..store import AttributionStore
 from ..traces import Trace, join_completion, render_prompt
 from .config import AttributionConfig
-from .integrated_gradients import Attribution
-from .runner import _make_engine, _sequence
-from .store import AttributionStore
+from .runner import learn_from, make_scorer
+from .scorers import Attribution
+from .sequences import sequence_of
 
 
 def attribute_tokens(
@@ -16,6 +18,7 @@ def attribute_tokens(
     tokenizer: PreTrainedTokenizerBase,
     config: AttributionConfig,
     store: AttributionStore,
+    selection: SelectionConfig | None = None,
 ) -> tuple[np.ndarray, np.ndarray, Attribution]:
     """
     Attribute one trace and keep every token's score, which stores do not.
@@ -31,6 +34,8 @@ def attribute_tokens(
             Settings.
         store ([`AttributionStore`]):
             Store of the same settings; the rule `"density"` finds its nodes there.
+        selection ([`~trl_segment.SelectionConfig`], *optional*):
+            Thresholds that the scores are for, with `attribution_stop="decision"`.
 
     Returns:
         `tuple[np.ndarray, np.ndarray, Attribution]`: For each token of the reasoning its first character in
@@ -39,11 +44,14 @@ def attribute_tokens(
     Raises:
         `ValueError`: If the trace cannot be attributed.
     """
-    sequence, problem = _sequence(trace, tokenizer, model, config)
+    scorer = make_scorer(model, config, selection)
+    sequence, problem = sequence_of(trace, tokenizer, model.config, config)
+    if problem is None and not scorer.token_attributions:
+        problem = f"the scorer {config.attribution_scorer!r} scores segments as a whole"
     if problem is not None:
         raise ValueError(f"This trace has no token attributions: {problem}.")
-    engine = _make_engine(model, tokenizer, config, store, [trace])
-    result = engine.attribute(sequence.input_ids, sequence.target, sequence.segments)
+    learn_from(scorer, [trace], tokenizer, config, store)
+    result = scorer.attribute(sequence.input_ids, sequence.target, sequence.segments)
     first, last = sequence.segments[0][0], sequence.segments[-1][1]
     prompt = render_prompt(trace, tokenizer)
     shift = len(prompt) - join_completion(prompt, trace.completion)[1]

@@ -3,25 +3,25 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
-from trl import ModelConfig, ScriptArguments, TrlParser, get_quantization_config
-
-from ..attribution import AttributionConfig, AttributionStore, attribute_traces, attribution_settings
-from ..attribution.loading import load_attribution_model, process_state
-from ..attribution.runner import describe_balance, share_of_rows
-from ..attribution.store import exclusive_run
+from ..attribution import SCORERS, AttributionConfig, attribute_traces, attribution_settings
+from ..attribution.sharing import describe_balance, share_of_rows
+from ..models import process_state
 from ..selection import SelectionConfig
-from ..traces import build_trace, row_name
-from .data import load_train_split
+from ..store import AttributionStore, exclusive_run
+from ..traces import row_name
+from .arguments import ModelArguments, StreamingDatasetArguments
+from .data import load_train_split, trace_reader
 from .dry_run import plan_attribute
+from .output import count, say
+from .parser import CommandParser, Group
 
 
 @dataclass
-class AttributeArguments(SelectionConfig, AttributionConfig):
+class AttributeArguments:
     """
-    Arguments of `trl-segment attribute` besides TRL's. Extends [`~trl_segment.AttributionConfig`], and
-    [`~trl_segment.SelectionConfig`], whose thresholds count only for `attribution_stop="decision"`.
+    Arguments of `trl-segment attribute` besides those of the dataset, the model, the attribution and the selection.
 
     Parameters:
         attributions (`str`, *optional*, defaults to `"attributions"`):
@@ -30,48 +30,54 @@ class AttributeArguments(SelectionConfig, AttributionConfig):
             `"3/16"` attributes the third of sixteen parts of the dataset, for independent jobs without a common
             launcher. They may share a store, or each have one, for `trl-segment merge`.
         dry_run (`bool`, *optional*, defaults to `False`):
-            Whether to print what would be done and a cost estimate, and stop. No weight is loaded.
+            Whether to print the plan of the run and a cost estimate, and stop. No weight is loaded.
         progress (`bool`, *optional*):
             Whether to show a progress bar. Defaults to `True` on a terminal.
-        dataset_text_field (`str`, *optional*, defaults to `"text"`):
-            Column of the language-modeling format.
-        chat_template_path (`str`, *optional*):
-            Jinja file to use in place of the tokenizer's chat template.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether code from the Hub may run.
+
+    Raises:
+        `ValueError`: If there is no such shard.
     """
 
     attributions: str = field(
         default="attributions", metadata={"help": "Folder of the store. Traces that it already holds cost nothing."}
     )
     shard: str | None = field(
-        default=None,
-        metadata={
-            "help": "'3/16' attributes the third of sixteen parts of the dataset. Independent jobs may share a store, "
-            "or each have one, for `trl-segment merge`."
-        },
+        default=None, metadata={"help": "'3/16' attributes the third of sixteen parts of the dataset."}
     )
-    dry_run: bool = field(default=False, metadata={"help": "Print what would be done and a cost estimate, and stop."})
+    dry_run: bool = field(default=False, metadata={"help": "Print the plan of the run and a cost estimate, and stop."})
     progress: bool | None = field(
-        default=None, metadata={"help": "Whether to show a progress bar. Default: on a terminal."}
+        default=None, metadata={"help": "Whether to show a progress bar. By default on a terminal."}
     )
-    dataset_text_field: str = field(default="text", metadata={"help": "Column of the language-modeling format."})
-    chat_template_path: str | None = field(
-        default=None, metadata={"help": "Jinja file to use in place of the tokenizer's chat template."}
-    )
-    trust_remote_code: bool = field(default=False, metadata={"help": "Whether code from the Hub may run."})
 
     def __post_init__(self):
-        super().__post_init__()
         self.share: tuple[int, int] | None = None
         if self.shard is not None:
-            number, _, count = self.shard.partition("/")
-            if not re.fullmatch(r"\d+/\d+", self.shard) or not 1 <= int(number) <= int(count):
+            number, _, parts = self.shard.partition("/")
+            if not re.fullmatch(r"\d+/\d+", self.shard) or not 1 <= int(number) <= int(parts):
                 raise ValueError(
                     f"`shard` must be a part and the number of parts, '1/16' to '16/16', but {self.shard!r} was "
                     "passed."
                 )
-            self.share = int(number), int(count)
+            self.share = int(number), int(parts)
+
+
+# Training alone reads `transition`, and a draw by `seed` has nothing to do with scores
+_WITHOUT = ("transition", "seed")
+
+
+def make_parser() -> CommandParser:
+    """The command's parser."""
+    return CommandParser(
+        "attribute",
+        "Attribute the traces of a dataset and store the scores.",
+        Group("dataset", StreamingDatasetArguments),
+        Group("store and run", AttributeArguments),
+        Group("attribution", AttributionConfig),
+        Group("model", ModelArguments),
+        Group(
+            "selection that the scores are for, only with --attribution_stop decision", SelectionConfig, _WITHOUT, True
+        ),
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -82,45 +88,49 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = TrlParser((ScriptArguments, AttributeArguments, ModelConfig), prog="trl-segment attribute")
-    script_args, args, model_args = parser.parse_args_and_config(argv)
-    if not model_args.model_name_or_path:
-        parser.error("--model_name_or_path is required: the model whose answer is attributed")
+    parser = make_parser()
+    data_args, args, config, model_args, selection = parser.parse(argv)
+    parser.require("model_name_or_path", model_args.model_name_or_path, "the model whose answer is attributed")
+    _refuse_idle(parser, config)
     # Started by `accelerate launch` or `torchrun`, every process takes its share of the traces
     state = process_state()
     if args.dry_run:
-        plan_attribute(script_args, args, model_args, state)
+        plan_attribute(data_args, args, config, selection, model_args, state)
         return
     with exclusive_run(args.attributions, args.share) if state.is_main_process else contextlib.nullcontext():
-        _run(parser, script_args, args, model_args, state)
+        _attribute(parser, data_args, args, config, selection, model_args, state)
 
 
-def _run(parser, script_args, args, model_args, state) -> None:
-    dataset = load_train_split(script_args)
-    model, tokenizer = load_attribution_model(
-        model_args.model_name_or_path,
-        revision=model_args.model_revision,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-        quantization_config=get_quantization_config(model_args),
-        chat_template_path=args.chat_template_path,
-        trust_remote_code=args.trust_remote_code,
+def _refuse_idle(parser: CommandParser, config: AttributionConfig) -> None:
+    """Refuse options that the scorer does not read."""
+    scorer = config.attribution_scorer
+    read = {f"attribution_{name}" for name in (*SCORERS[scorer].options, "scorer", "max_tokens")}
+    parser.refuse(
+        {entry.name for entry in fields(AttributionConfig) if entry.name.startswith("attribution_")} - read,
+        f"on --attribution_scorer {scorer}",
     )
-    if args.attribution_rule == "density" and state.num_processes > 1:
+    if "stop" not in SCORERS[scorer].options or config.attribution_stop != "decision":
+        parser.refuse(
+            {entry.name for entry in fields(SelectionConfig)},
+            "on the scores: thresholds are chosen later. Only --attribution_stop decision reads them",
+        )
+
+
+def _attribute(parser, data_args, args, config, selection, model_args, state) -> None:
+    dataset = load_train_split(data_args, data_args.dataset_streaming)
+    if config.attribution_rule == "density" and state.num_processes > 1:
         parser.error("--attribution_rule density learns from the first traces of one process: start one process")
-    settings = attribution_settings(model, tokenizer, args)
+    model, tokenizer = model_args.load(model_args.dtype)
+    settings = attribution_settings(model, tokenizer, config, selection=selection)
     store = AttributionStore(args.attributions, settings)
-    if args.attribution_rule == "density" and args.share and store.read_array("density") is None:
+    if config.attribution_rule == "density" and args.share and store.read_array("density") is None:
         parser.error(
             "--attribution_rule density learns from the first traces of the dataset, and each shard would learn "
             "something else. Attribute a few traces into this store without --shard first, then the shards"
         )
     shard, shards = args.share or (1, 1)
-
-    def read(row):
-        return build_trace(row, args, text_column=args.dataset_text_field)
-
-    if script_args.dataset_streaming:
+    read = trace_reader(config, data_args.dataset_text_field)
+    if data_args.dataset_streaming:
         # Every process of every job has a part
         part, parts = (shard - 1) + shards * state.process_index, shards * state.num_processes
         total, rows = None, _every(dataset, part, parts)
@@ -129,28 +139,29 @@ def _run(parser, script_args, args, model_args, state) -> None:
         total, rows = len(mine), ((index, dataset[index]) for index in mine)
     traces = ((row_name(row, index), read(row)) for index, row in rows)
     progress = args.progress if state.is_main_process else False
-    summary = attribute_traces(traces, model, tokenizer, args, store, total, progress)
+    summary = attribute_traces(traces, model, tokenizer, config, store, total, progress, selection)
     skipped = sum(map(len, summary.skipped.values()))
     share = "" if state.num_processes == 1 else f"Process {state.process_index + 1} of {state.num_processes}: "
-    print(
-        f"{share}{summary.traces} traces: {summary.attributed} attributed with {summary.evaluations:,} gradient "
-        f"evaluations, {summary.reused} read from the store, {summary.repeated} repeated, {skipped} not attributable."
+    say(
+        f"{share}{count(summary.traces, 'trace')}: {summary.attributed} attributed with {summary.evaluations:,} "
+        f"gradient evaluations, {summary.reused} read from the store, {summary.repeated} repeated, {skipped} not "
+        "attributable."
     )
     balance = describe_balance(summary)
     state.wait_for_everyone()
     if state.is_main_process:
         if balance:
-            print(balance)
+            say(balance)
         AttributionStore(args.attributions, settings).compact()
-        print(f"Stored in {args.attributions}")
+        say(f"Stored in {args.attributions}")
 
 
 def _every(dataset, first: int, step: int) -> Iterator[tuple[int, dict]]:
     """Every `step`-th row from the `first` on, with its number."""
-    if hasattr(dataset, "__len__"):
-        return ((index, dataset[index]) for index in range(first, len(dataset), step))
     return ((index, row) for index, row in enumerate(dataset) if index % step == first)
 
 
 if __name__ == "__main__":
-    main()
+    from .main import run
+
+    run("attribute", main)

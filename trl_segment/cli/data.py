@@ -1,69 +1,224 @@
-"""Load the dataset that a command line names."""
+"""Read the dataset and the store that a command line names."""
 
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datasets import DatasetDict, load_dataset
-from trl import get_dataset
+from ..store import AttributionStore, StoredAttribution, open_store
+from ..traces import Trace, TraceConfig, build_trace, describe_segmenter, load_segmenter, row_name
+from .arguments import DatasetArguments
+from .errors import UserError
+from .output import reasons, say
 
 
 if TYPE_CHECKING:
-    from trl import DatasetMixtureConfig, ScriptArguments
+    from datasets import DatasetDict
 
 
 _FILE_TYPES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
-def load_splits(script_args: "ScriptArguments", mixture: "DatasetMixtureConfig | None" = None) -> DatasetDict:
+def load_splits(
+    name: str | None, config: str | None = None, split: str = "train", streaming: bool = False
+) -> "DatasetDict":
     """
-    Load what `--dataset_name` or a `datasets` mixture names.
+    Load a dataset.
 
     Args:
-        script_args ([`~trl.ScriptArguments`]):
-            `dataset_name` is a Hub name, a folder, or a file (`.jsonl`, `.json`, `.csv`, `.parquet`).
-        mixture ([`~trl.DatasetMixtureConfig`], *optional*):
-            Takes precedence if it lists datasets.
+        name (`str` or `None`):
+            Hub name, folder, or file (`.jsonl`, `.json`, `.csv`, `.parquet`).
+        config (`str`, *optional*):
+            Configuration of a Hub dataset.
+        split (`str`, *optional*, defaults to `"train"`):
+            Name for the only split of a file.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Whether to read rows as they come.
 
     Returns:
-        [`~datasets.DatasetDict`]: The splits; a file is the split that `dataset_train_split` names.
+        [`~datasets.DatasetDict`]: Its splits.
 
     Raises:
-        `ValueError`: If neither names a dataset.
+        `UserError`: If no dataset is named, or its files cannot be read.
     """
-    if mixture is not None and mixture.datasets:
-        return get_dataset(mixture)
-    name = script_args.dataset_name
     if not name:
-        raise ValueError("No dataset: pass `--dataset_name` with a Hub name, a folder or a file.")
-    if Path(name).is_file() and Path(name).suffix in _FILE_TYPES:
-        dataset = load_dataset(
-            _FILE_TYPES[Path(name).suffix], data_files=name, split="train", streaming=script_args.dataset_streaming
-        )
-        return DatasetDict({script_args.dataset_train_split: dataset})
-    return load_dataset(name, name=script_args.dataset_config, streaming=script_args.dataset_streaming)
+        raise UserError("--dataset_name is required: a Hub name, a folder or a file")
+    # Slow to import, and not needed where no dataset is named
+    from datasets import DatasetDict, load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        if Path(name).is_file() and Path(name).suffix in _FILE_TYPES:
+            kind = _FILE_TYPES[Path(name).suffix]
+            return DatasetDict({split: load_dataset(kind, data_files=name, split="train", streaming=streaming)})
+        return load_dataset(name, name=config, streaming=streaming)
+    except DatasetGenerationError as error:
+        raise UserError(f"{name!r} cannot be read: {error.__cause__ or error}") from error
 
 
-def load_train_split(script_args: "ScriptArguments"):
+def load_train_split(args: DatasetArguments, streaming: bool = False):
     """
-    Load the training split.
+    Load the split that a command reads.
 
     Args:
-        script_args ([`~trl.ScriptArguments`]):
-            See [`load_splits`].
+        args ([`DatasetArguments`]):
+            Names the dataset.
+        streaming (`bool`, *optional*, defaults to `False`):
+            Whether to read rows as they come.
 
     Returns:
         [`~datasets.Dataset`]: The split.
 
     Raises:
-        `ValueError`: If the dataset has no such split, or it is empty.
+        `UserError`: If the dataset has no such split, or it is empty.
     """
-    splits = load_splits(script_args)
-    split = script_args.dataset_train_split
+    split = args.dataset_train_split
+    splits = load_splits(args.dataset_name, args.dataset_config, split, streaming)
     if split not in splits:
-        raise ValueError(
-            f"{script_args.dataset_name!r} has no split {split!r}, only {', '.join(splits)}. Set "
-            "`--dataset_train_split`."
+        raise UserError(
+            f"{args.dataset_name!r} has no split {split!r}, only {', '.join(splits)}. Set --dataset_train_split."
         )
-    if not script_args.dataset_streaming and len(splits[split]) == 0:
-        raise ValueError(f"The split {split!r} of {script_args.dataset_name!r} is empty.")
+    if not streaming and len(splits[split]) == 0:
+        raise UserError(f"The split {split!r} of {args.dataset_name!r} is empty.")
     return splits[split]
+
+
+def trace_reader(config: TraceConfig, text_column: str) -> Callable[[Mapping[str, Any]], Trace]:
+    """
+    A function that reads rows. A segmenter of the user's is loaded once and not for each row.
+
+    Args:
+        config ([`~trl_segment.TraceConfig`]):
+            How rows are read.
+        text_column (`str`):
+            Column of the language-modeling format.
+
+    Returns:
+        `Callable`: Takes a row, returns its [`~trl_segment.Trace`].
+    """
+    segmenter = load_segmenter(config.segmenter) if ":" in config.segmenter else None
+    return functools.partial(build_trace, config=config, segmenter=segmenter, text_column=text_column)
+
+
+class FoundRow(NamedTuple):
+    """
+    A row of a dataset beside its scores in a store.
+
+    Args:
+        name (`str`):
+            Name of the row.
+        row (`dict`):
+            The row.
+        trace ([`~trl_segment.Trace`]):
+            Its trace.
+        stored ([`~trl_segment.store.StoredAttribution`] or `None`):
+            Its scores, if the store holds any.
+    """
+
+    name: str
+    row: dict[str, Any]
+    trace: Trace
+    stored: StoredAttribution | None
+
+
+class StoreReader:
+    """
+    A store, and the rows of the dataset that it was made of.
+
+    Args:
+        name (`str`):
+            Folder of the store, or a dataset on the Hub.
+        text_column (`str`):
+            Column of the language-modeling format.
+        segmenter (`str`, *optional*):
+            The function that cut its segments, as `"FILE.py:FUNCTION"`.
+        store ([`~trl_segment.AttributionStore`], *optional*):
+            The store, if it is open already.
+
+    Attributes:
+        left_out (`dict[str, list[str]]`):
+            Names of the rows that [`~StoreReader.attributed`] has passed over, by reason.
+
+    Raises:
+        `ValueError`: If the segments were cut by a function and none is given, or the other way round.
+    """
+
+    def __init__(
+        self, name: str, text_column: str, segmenter: str | None = None, store: AttributionStore | None = None
+    ):
+        self.name = name
+        self.store = open_store(name) if store is None else store
+        self.config = self.store.settings.trace_config(segmenter)
+        self.left_out: dict[str, list[str]] = {}
+        self._read = trace_reader(self.config, text_column)
+        source = self.store.settings.segmenter_source
+        if segmenter is not None and source is not None and describe_segmenter(segmenter)[1] not in (None, source):
+            say(
+                f"The file of {segmenter} has changed since the store at {name!r} was made. Traces that it cuts "
+                "differently are not found."
+            )
+
+    def find(self, name: str, row: Mapping[str, Any]) -> FoundRow:
+        """
+        Find a row in the store.
+
+        Args:
+            name (`str`):
+                Name of the row.
+            row (`Mapping`):
+                The row.
+
+        Returns:
+            [`FoundRow`]: The row, its trace and its stored scores.
+        """
+        trace = self._read(row)
+        return FoundRow(name, row, trace, self.store.get(trace.key))
+
+    def all(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[FoundRow]:
+        """
+        Find rows in the store.
+
+        Args:
+            rows (`Iterable[Mapping]`):
+                Rows of the dataset from the first on, which are named by their number if they have no `id`.
+
+        Yields:
+            [`FoundRow`]: Each row.
+        """
+        for index, row in enumerate(rows):
+            yield self.find(row_name(row, index), row)
+
+    def attributed(self, found: Iterable[FoundRow]) -> Iterator[FoundRow]:
+        """
+        Pass over rows without scores, and keep their names.
+
+        Args:
+            found (`Iterable[FoundRow]`):
+                Rows.
+
+        Yields:
+            [`FoundRow`]: Each row that has scores.
+        """
+        for row in found:
+            problem = "not in the store" if row.stored is None else row.stored.problem
+            if problem is None:
+                yield row
+            else:
+                self.leave_out(row, problem)
+
+    def leave_out(self, row: FoundRow, reason: str) -> None:
+        """
+        Count a row as passed over.
+
+        Args:
+            row ([`FoundRow`]):
+                The row.
+            reason (`str`):
+                Why.
+        """
+        self.left_out.setdefault(reason, []).append(row.name)
+
+    def say_left_out(self) -> None:
+        """Print how many rows were passed over, and why."""
+        if self.left_out:
+            say(f"Rows left out of {self.name}:", *reasons(self.left_out))

@@ -1,12 +1,13 @@
 """`trl-segment demo`: the whole way, on the small model and the traces that ship with the repository."""
 
 import shlex
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trl import TrlParser
+from .errors import UserError
+from .output import say
+from .parser import CommandParser, Group
 
 
 _WORLD = Path(__file__).resolve().parents[2] / "examples" / "tiny_world"
@@ -30,6 +31,13 @@ class DemoArguments:
     world: str = field(default=str(_WORLD), metadata={"help": "Folder with checkpoint/ and traces.jsonl."})
 
 
+def make_parser() -> CommandParser:
+    """The command's parser."""
+    return CommandParser(
+        "demo", "Run all of it on a small model and the traces of a toy world.", Group("demo", DemoArguments)
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     """
     Run the command.
@@ -38,40 +46,44 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    (args,) = TrlParser((DemoArguments,), prog="trl-segment demo").parse_args_and_config(argv)
+    (args,) = make_parser().parse(argv)
     world, output = Path(args.world), Path(args.output_dir)
     if not (world / "checkpoint").is_dir():
-        sys.exit(
-            f"The demo's model is not at {world / 'checkpoint'}. It ships with the repository, not with the package: "
-            "clone the repository and run `make demo`, or point `--world` at its examples/tiny_world."
+        raise UserError(
+            f"the demo's model is not at {world / 'checkpoint'}. It ships with the repository, not with the package: "
+            "clone the repository and run `make demo`, or point --world at its examples/tiny_world."
         )
     from .main import main as run
 
-    data = f"--dataset_name {world / 'traces.jsonl'} --attributions {output / 'attributions'}"
-    model = f"--model_name_or_path {world / 'checkpoint'}"
+    data = f"--dataset_name {shlex.quote(str(world / 'traces.jsonl'))}"
+    data += f" --attributions {shlex.quote(str(output / 'attributions'))}"
+    model = f"--model_name_or_path {shlex.quote(str(world / 'checkpoint'))}"
+    page, trained = output / "trace.html", output / "model"
     commands = {
         "Attribute: how much does each token of each trace move the log-probability of the right answer?": (
             f"attribute {model} {data} --attribution_rule density"
         ),
         "Inspect: one trace, its segments, and which of them will be trained": f"inspect {data} --trace 0",
         "Look: the same trace as a page for the browser, with every token's attribution": (
-            f"inspect {model} {data} --trace 0 --html {output / 'trace.html'}"
+            f"inspect {model} {data} --trace 0 --html {shlex.quote(str(page))}"
         ),
         "Train: the model sees whole traces, the loss is on the selected segments": (
-            f"sft {model} {data} --output_dir {output / 'model'} --num_train_epochs 2 --learning_rate 1e-4 "
+            f"sft {model} {data} --output_dir {shlex.quote(str(trained))} --num_train_epochs 2 --learning_rate 1e-4 "
             "--max_length 2048 --logging_steps 3 --per_device_train_batch_size 4 --bf16 False --report_to none "
             "--save_strategy no --gradient_checkpointing False"
         ),
     }
     started = time.monotonic()
     for purpose, command in commands.items():
-        print(f"\n=== {purpose}\n$ trl-segment {command}\n", flush=True)
+        say(f"\n=== {purpose}\n$ trl-segment {command}\n")
         run(shlex.split(command))
-    print(
-        f"\nDone in {time.monotonic() - started:.0f} s. The trained model is in {output / 'model'}. "
-        f"Open {output / 'trace.html'} in a browser to see the trace."
+    say(
+        f"\nDone in {time.monotonic() - started:.0f} s. The trained model is in {trained}. Open {page} in a "
+        "browser to see the trace."
     )
 
 
 if __name__ == "__main__":
-    main()
+    from .main import run
+
+    run("demo", main)

@@ -1,116 +1,125 @@
-"""`--dry-run`: what a command would do and what it would cost, without loading a weight."""
+"""`--dry_run`: the plan and the cost of `attribute` and `sft`, without loading a weight."""
 
 import math
 import os
+from types import SimpleNamespace
 
+import numpy as np
 import torch
-from accelerate import PartialState
-from transformers import AutoConfig, AutoTokenizer
 
-from ..attribution import AttributionStore, open_store
+from ..attribution import AttributionConfig
 from ..attribution.cost import H100_TFLOPS, count_weights, estimate_cost, forward_flops
 from ..attribution.plan import plan_attribution
+from ..configs import config_of
+from ..models import load_config, load_tokenizer
 from ..progress import progress_bar
-from ..report.statistics import collect_statistics
-from ..traces import build_trace, encode_with_spans, join_completion, render_prompt, row_name
-from .data import load_splits, load_train_split
+from ..selection import SelectionConfig, select
+from ..store import AttributionStore, open_store
+from ..traces import encode_with_spans, join_completion, render_prompt, row_name
+from .data import load_train_split, trace_reader
+from .errors import UserError
+from .output import count, reasons, say, some_of
 
 
 _UTILIZATION = 0.4
 _GIB = 2**30
 
 
-def plan_attribute(script_args, args, model_args, state: PartialState) -> None:
+def plan_attribute(data_args, args, config: AttributionConfig, selection: SelectionConfig, model_args, state) -> None:
     """
-    Print what `trl-segment attribute` would do.
+    Print the plan of `trl-segment attribute`.
 
     Args:
-        script_args ([`~trl.ScriptArguments`]):
+        data_args ([`~trl_segment.cli.arguments.StreamingDatasetArguments`]):
             Names the dataset.
         args ([`~trl_segment.cli.attribute.AttributeArguments`]):
-            Settings.
-        model_args ([`~trl.ModelConfig`]):
+            Names the store.
+        config ([`~trl_segment.AttributionConfig`]):
+            How traces are attributed.
+        selection ([`~trl_segment.SelectionConfig`]):
+            Thresholds that the scores are for.
+        model_args ([`~trl_segment.cli.arguments.ModelArguments`]):
             Names the model; its config and tokenizer are read.
         state ([`~accelerate.PartialState`]):
             This process, of which only the main one prints, and how many the run would have.
     """
     if not state.is_main_process:
         return
-    dataset = load_train_split(script_args)
-    config, tokenizer = _load(
-        model_args.model_name_or_path, model_args.model_revision, args.trust_remote_code, args.chat_template_path
-    )
-    _print_attribution(
-        (
-            (row_name(row, index), build_trace(row, args, text_column=args.dataset_text_field))
-            for index, row in enumerate(dataset)
+    dataset = load_train_split(data_args, data_args.dataset_streaming)
+    read = trace_reader(config, data_args.dataset_text_field)
+    _say_attribution(
+        ((row_name(row, index), read(row)) for index, row in enumerate(dataset)),
+        None if data_args.dataset_streaming else len(dataset),
+        *_load(
+            model_args.model_name_or_path,
+            model_args.model_revision,
+            model_args.trust_remote_code,
+            model_args.chat_template_path,
         ),
-        None if script_args.dataset_streaming else len(dataset),
         config,
-        tokenizer,
-        args,
-        args.attributions,
-        model_args.dtype,
-        state.num_processes,
+        SimpleNamespace(
+            path=args.attributions, selection=selection, dtype=model_args.dtype, devices=state.num_processes
+        ),
     )
-    print("Nothing was loaded, attributed or written.")
+    say("Nothing was loaded, attributed or written.")
 
 
-def plan_sft(script_args, training_args, model_args, dataset_args, devices: int = 1) -> None:
+def plan_sft(dataset, training_args, model_args, devices: int = 1) -> None:
     """
-    Print what `trl-segment sft` would do.
+    Print the plan of `trl-segment sft`.
 
     Args:
-        script_args ([`~trl.ScriptArguments`]):
-            Names the dataset.
+        dataset ([`~datasets.Dataset`]):
+            Training set.
         training_args ([`~trl_segment.SegmentSelectiveSFTConfig`]):
             Settings.
         model_args ([`~trl.ModelConfig`]):
             Names the model; its config and tokenizer are read.
-        dataset_args ([`~trl.DatasetMixtureConfig`]):
-            Datasets to mix.
         devices (`int`, *optional*, defaults to `1`):
             Processes that the run would have.
     """
     args = training_args
-    dataset = load_splits(script_args, dataset_args)[script_args.dataset_train_split]
-    if script_args.dataset_streaming:
-        raise ValueError("`--dry_run` counts the tokens of a dataset that can be counted: leave out streaming.")
+    if not hasattr(dataset, "__len__"):
+        raise UserError("--dry_run counts the tokens of a dataset that can be counted: leave --dataset_streaming out.")
+    selection, attribution = config_of(SelectionConfig, args), config_of(AttributionConfig, args)
     config, tokenizer = _load(
         model_args.model_name_or_path, model_args.model_revision, args.trust_remote_code, args.chat_template_path
     )
+    read = trace_reader(attribution, args.dataset_text_field)
     rows = progress_bar(dataset, "Counting tokens", total=len(dataset))
-    traces = [
-        (row_name(row, index), build_trace(row, args, text_column=args.dataset_text_field))
-        for index, row in enumerate(rows)
-    ]
+    traces = [(row_name(row, index), read(row)) for index, row in enumerate(rows)]
     lengths = [_training_tokens(trace, tokenizer) for _, trace in traces]
     longest = args.max_length or max(lengths)
-    read = [min(length, longest) for length in lengths]
-    print(
-        f"Training on {len(traces):,} traces, {sum(read):,} tokens, with {model_args.model_name_or_path}"
+    trained = [min(length, longest) for length in lengths]
+    say(
+        f"Training on {count(len(traces), 'trace')}, {sum(trained):,} tokens, with {model_args.model_name_or_path}"
         f"{' (LoRA)' if model_args.use_peft else ''}."
     )
     cut = sum(length > longest for length in lengths)
     if cut:
-        print(f"{cut:,} traces are longer than max_length {longest:,} and will be cut.")
+        say(f"{count(cut, 'trace')} longer than max_length {longest:,} would be cut.")
 
     if args.selection == "all":
-        print("Every segment would be trained.")
+        say("Every segment would be trained.")
     elif args.attributions is not None:
-        _print_selection(traces, open_store(args.attributions), args)
-    elif args.attribution_model is not None:
-        print(f"When training begins, {args.attribution_model} attributes the traces:")
-        other, other_tokenizer = _load(args.attribution_model, None, args.trust_remote_code, None)
-        _print_attribution(
-            iter(traces), len(traces), other, other_tokenizer, args, None, args.attribution_dtype, devices
-        )
+        _say_selection(traces, args.attributions, selection)
     else:
-        print("When training begins, the model attributes the traces:")
-        _print_attribution(iter(traces), len(traces), config, tokenizer, args, None, model_args.dtype, devices)
+        other = args.attribution_model
+        if other is not None:
+            say(f"When training begins, {other} attributes the traces:")
+            parts = _load(other, None, args.trust_remote_code, None)
+        else:
+            say("When training begins, the model attributes the traces:")
+            parts = config, tokenizer
+        dtype = model_args.dtype if other is None else args.attribution_dtype
+        run = SimpleNamespace(path=None, selection=selection, dtype=dtype, devices=devices)
+        _say_attribution(iter(traces), len(traces), *parts, attribution, run)
+    _say_training(trained, longest, config, args, model_args, devices)
 
+
+def _say_training(trained, longest, config, args, model_args, devices):
     per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * devices
-    sequences = math.ceil(sum(read) / longest) if args.packing else len(read)
+    sequences = math.ceil(sum(trained) / longest) if args.packing else len(trained)
     epochs = args.num_train_epochs
     steps = math.ceil(math.ceil(sequences / per_step) * epochs)
     if args.max_steps > 0:
@@ -118,74 +127,83 @@ def plan_sft(script_args, training_args, model_args, dataset_args, devices: int 
     parameters, in_layers = count_weights(config)
     passes = 2 if model_args.use_peft else 3  # backward for the activations, and unless frozen for the weights
     passes += bool(args.gradient_checkpointing)
-    flops = epochs * passes * float(forward_flops(config, read, in_layers).sum())
+    flops = epochs * passes * float(forward_flops(config, trained, in_layers).sum())
     hours = flops / (devices * H100_TFLOPS * 1e12 * _UTILIZATION) / 3600
     number = _bytes_per_number(config, model_args.dtype or "auto")
     state = "weights" if model_args.use_peft else "weights, gradients and two AdamW moments"
     memory = parameters * number * (1 if model_args.use_peft else 4) / _GIB
-    print(
-        f"Training: {steps:,} steps of {per_step:,} sequences ({epochs:.1f} epochs), {flops:.2e} operations, about "
-        f"{hours:,.2f} hours on {devices} x H100 at {_UTILIZATION:.0%} of its peak (an assumption); {state} take "
-        f"{memory:,.1f} GiB before any sharding, activations and logits come on top.\n"
-        f"The result would be in {args.output_dir}. Nothing was loaded, trained or written."
+    say(
+        f"Training: {count(steps, 'step')} of {count(per_step, 'sequence')} ({epochs:.1f} epochs), {flops:.2e} "
+        f"operations, about {hours:,.2f} hours on {devices} x H100 at {_UTILIZATION:.0%} of its peak (an assumption); "
+        f"{state} take {memory:,.1f} GiB before any sharding, activations and logits come on top.",
+        f"The result would be in {args.output_dir}. Nothing was loaded, trained or written.",
     )
 
 
-def _print_attribution(traces, total, config, tokenizer, args, path, dtype, devices):
+def _say_attribution(traces, total, model_config, tokenizer, config: AttributionConfig, run):
     store = None
-    if path is not None and os.path.exists(os.path.join(path, "settings.json")):
-        store = AttributionStore(path)
+    if run.path is not None and os.path.exists(os.path.join(run.path, "settings.json")):
+        store = AttributionStore(run.path)
     bar = progress_bar(traces, "Counting tokens", total=total)
-    plan = plan_attribution(bar, config, tokenizer, args, store)
-    print(
-        f"{plan.traces:,} traces: {len(plan.tokens):,} to attribute ({plan.segments:,} segments), {plan.reused:,} in "
-        f"the store, {plan.repeated:,} repeated, {sum(map(len, plan.skipped.values())):,} not attributable."
+    plan = plan_attribution(bar, model_config, tokenizer, config, store, selection=run.selection)
+    say(
+        f"{count(plan.traces, 'trace')}: {len(plan.tokens):,} to attribute ({count(plan.segments, 'segment')}), "
+        f"{plan.reused:,} in the store, {plan.repeated:,} repeated, {sum(map(len, plan.skipped.values())):,} not "
+        "attributable.",
+        *reasons(plan.skipped),
     )
-    for reason, names in plan.skipped.items():
-        print(f"  {len(names):,} x {reason}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
     if plan.differences:
-        print(
-            f"The store at {path!r} was made with other settings, so the run would be refused:\n  "
-            + "\n  ".join(plan.differences)
+        say(
+            f"The store at {run.path!r} was made with other settings, so the run would be refused:",
+            *(f"  {difference}" for difference in plan.differences),
         )
     if not plan.tokens:
         return
     if plan.most_evaluations is None:
-        print(f"The scorer {args.attribution_scorer!r} takes forward passes only; its cost is not estimated.")
+        say(f"The scorer {config.attribution_scorer!r} makes forward passes only; its cost is not estimated.")
         return
     estimates = {"At most": plan.most_evaluations}
     if plan.mean_evaluations:
         estimates["As the traces of the store so far"] = plan.mean_evaluations
     for label, evaluations in estimates.items():
         cost = estimate_cost(
-            config,
+            model_config,
             plan.tokens,
             evaluations,
-            devices=devices,
-            max_tokens_per_forward=args.attribution_max_tokens,
-            bytes_per_number=_bytes_per_number(config, dtype),
+            devices=run.devices,
+            max_tokens_per_forward=config.attribution_max_tokens,
+            bytes_per_number=_bytes_per_number(model_config, run.dtype),
         )
-        print(f"{label}, {evaluations:.1f} gradient evaluations per trace: {cost}.")
-    print(
-        f"Hours are for {devices} x H100 at {_UTILIZATION:.0%} of its peak, an assumption: scale them by what yours "
-        "reaches."
+        say(f"{label}, {evaluations:.1f} gradient evaluations per trace: {cost}.")
+    say(
+        f"Hours are for {run.devices} x H100 at {_UTILIZATION:.0%} of its peak, an assumption: scale them by the "
+        "share that yours reaches."
     )
 
 
-def _print_selection(traces, store, args):
-    counted = collect_statistics(((name, None, store.get(trace.key), None) for name, trace in traces), args)
-    kept, tokens = counted.segments, counted.tokens
-    shares = [counts[0] / max(counts.sum(), 1) for counts in (kept, tokens)]
-    print(
-        f"Attributions of {args.attributions}: {kept[0]:,} of {kept.sum():,} segments ({shares[0]:.1%}) and "
-        f"{tokens[0]:,} of {tokens.sum():,} reasoning tokens ({shares[1]:.1%}) would be trained; "
-        f"{sum(map(len, counted.skipped.values())):,} traces in full."
+def _say_selection(traces, name, selection: SelectionConfig):
+    store = open_store(name)
+    kept = tokens_kept = segments = tokens = full = 0
+    missing = []
+    for label, trace in traces:
+        stored = store.get(trace.key)
+        if stored is None:
+            missing.append(label)
+        elif stored.problem is not None:
+            full += 1
+        else:
+            scores = stored.segment_scores
+            chosen = select(scores, selection, trace.key).kept
+            kept, segments = kept + int(chosen.sum()), segments + len(chosen)
+            tokens_kept += int(scores.num_tokens[chosen].sum())
+            tokens += int(np.sum(scores.num_tokens))
+    say(
+        f"Attributions of {name}: {kept:,} of {segments:,} segments ({kept / max(segments, 1):.1%}) and "
+        f"{tokens_kept:,} of {tokens:,} reasoning tokens ({tokens_kept / max(tokens, 1):.1%}) would be trained; "
+        f"{count(full, 'trace')} in full."
     )
-    if counted.missing:
-        print(
-            f"{len(counted.missing):,} traces are not in that store, so training would be refused: "
-            f"{', '.join(counted.missing[:5])}{', ...' if len(counted.missing) > 5 else ''}"
-        )
+    if missing:
+        say(f"{count(len(missing), 'trace')} not in that store, so training would be refused: {some_of(missing)}")
 
 
 def _training_tokens(trace, tokenizer) -> int:
@@ -195,12 +213,11 @@ def _training_tokens(trace, tokenizer) -> int:
 
 
 def _load(name, revision, trust_remote_code, chat_template_path):
-    options = {"trust_remote_code": trust_remote_code, **({"revision": revision} if revision else {})}
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    if chat_template_path is not None:
-        with open(chat_template_path, encoding="utf-8") as file:
-            tokenizer.chat_template = file.read()
-    return AutoConfig.from_pretrained(name, **options), tokenizer
+    """Config and tokenizer of a model."""
+    return (
+        load_config(name, revision, trust_remote_code),
+        load_tokenizer(name, revision, chat_template_path, trust_remote_code),
+    )
 
 
 def _bytes_per_number(config, dtype) -> int:

@@ -2,21 +2,19 @@
 
 import json
 import os
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm.auto import tqdm
-from trl import TrlParser
-
-from ..traces import TraceConfig
-from .evaluate import DecodingArguments, load_engine, load_problems, plan_outputs
+from .errors import UserError
+from .output import count, say, some_of
+from .parser import CommandParser, Group
+from .solving import DecodingArguments, ProblemArguments, load_engine, load_problems, plan_outputs, solve
 
 
 @dataclass
-class GenerateArguments(DecodingArguments):
-    r"""
-    Arguments of `trl-segment generate`. Extends [`~trl_segment.cli.evaluate.DecodingArguments`].
+class GenerateArguments:
+    """
+    Arguments of `trl-segment generate` besides those of decoding and of the problem set.
 
     Parameters:
         model_name_or_path (`str`, *optional*):
@@ -26,10 +24,6 @@ class GenerateArguments(DecodingArguments):
         dataset (`str`, *optional*, defaults to `"traces.jsonl"`):
             File for the chosen solutions, rows with `id`, `question`, `solution`, `answer`. Every output is kept
             beside it, in `<dataset>.outputs.jsonl`, and a killed run goes on from there.
-        samples (`int`, *optional*, defaults to `4`):
-            Solutions to sample per problem.
-        temperature (`float`, *optional*, defaults to `0.6`):
-            Temperature of the samples.
         pick (`str`, *optional*, defaults to `"shortest"`):
             Which of a problem's correct solutions: the `"shortest"` in tokens (the paper's), or `"all"` that differ.
     """
@@ -43,14 +37,39 @@ class GenerateArguments(DecodingArguments):
     dataset: str = field(
         default="traces.jsonl", metadata={"help": "File for the chosen solutions; all outputs are kept beside it."}
     )
-    samples: int = field(default=4, metadata={"help": "Solutions to sample per problem."})
-    temperature: float = field(default=0.6, metadata={"help": "Temperature of the samples."})
     pick: str = field(
         default="shortest",
         metadata={
             "help": "Which correct solutions of a problem: the shortest, or all.",
             "choices": ["shortest", "all"],
         },
+    )
+
+
+@dataclass
+class SamplingArguments(DecodingArguments):
+    """
+    How solutions are sampled. Extends [`~trl_segment.cli.solving.DecodingArguments`].
+
+    Parameters:
+        samples (`int`, *optional*, defaults to `4`):
+            Solutions to sample per problem.
+        temperature (`float`, *optional*, defaults to `0.6`):
+            Temperature of the samples.
+    """
+
+    samples: int = field(default=4, metadata={"help": "Solutions to sample per problem."})
+    temperature: float = field(default=0.6, metadata={"help": "Temperature of the samples."})
+
+
+def make_parser() -> CommandParser:
+    """The command's parser."""
+    return CommandParser(
+        "generate",
+        "Sample solutions and keep the shortest correct one of each problem.",
+        Group("model, problems and output", GenerateArguments),
+        Group("problems", ProblemArguments),
+        Group("decoding", SamplingArguments),
     )
 
 
@@ -62,61 +81,50 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
+    parser = make_parser()
+    args, problem_args, decoding_args = parser.parse(argv)
+    parser.require("model_name_or_path", args.model_name_or_path, "the model that solves the problems")
+    parser.require("problems", args.problems, "the problem set to solve")
+    if decoding_args.backend != "transformers":
+        parser.refuse({"attn_implementation"}, f"on --backend {decoding_args.backend}")
+    if decoding_args.dry_run:
+        models, problems = {args.model_name_or_path: args.model_name_or_path}, {args.problems: args.problems}
+        plan_outputs(models, problems, decoding_args, problem_args)
+        return
     from ..evaluation import Grader
     from ..evaluation.generation import DecodingConfig
-    from ..evaluation.outputs import OutputFile, evaluate_outputs, pick_solutions, read_problems, solve_problems
+    from ..evaluation.outputs import OutputFile, evaluate_outputs, pick_solutions, read_problems
 
-    parser = TrlParser((GenerateArguments,), prog="trl-segment generate")
-    (args,) = parser.parse_args_and_config(argv)
-    if not args.model_name_or_path or not args.problems:
-        parser.error("--model_name_or_path and --problems are required: who shall solve what?")
-    config = TraceConfig(question_template=args.question_template, answer_column=args.answer_column)
-    if args.dry_run:
-        plan_outputs({args.model_name_or_path: args.model_name_or_path}, {args.problems: args.problems}, config, args)
-        return
-    decoding = DecodingConfig(args.max_new_tokens, args.temperature, args.top_p, args.seed)
-    problems = read_problems(load_problems(args.problems, args), config)
-    model, tokenizer, decode, made_by = load_engine(args.model_name_or_path, args, decoding)
-    dataset = Path(args.dataset)
-    file = OutputFile(dataset.with_suffix(".outputs.jsonl"), {**made_by, **asdict(decoding)})
-    total, started, tokens = len(problems) * args.samples, time.monotonic(), 0
-    with tqdm(total=total, desc="Solving", unit=" outputs") as bar:
-
-        def on_step(count):
-            nonlocal tokens
-            tokens += count
-            bar.set_postfix_str(f"{tokens / (time.monotonic() - started):,.0f} tokens/s", refresh=False)
-
-        bar.update(sum(record["sample"] < args.samples for record in file.records.values()))
-        records = solve_problems(
-            problems,
-            model,
-            tokenizer,
-            decoding,
-            args.samples,
-            file,
-            args.batch_size,
-            on_step,
-            lambda record: bar.update(),
-            decode,
-        )
+    decoding = DecodingConfig(
+        decoding_args.max_new_tokens, decoding_args.temperature, decoding_args.top_p, decoding_args.seed
+    )
+    problems = read_problems(load_problems(args.problems, problem_args), problem_args.trace_config)
+    engine = load_engine(args.model_name_or_path, decoding_args, decoding)
+    file = OutputFile(Path(args.dataset).with_suffix(".outputs.jsonl"), engine.settings)
+    records = solve(problems, engine, decoding, decoding_args, file, "Solving")
     with Grader() as grader:
         graded, _ = evaluate_outputs(records, grader)
     chosen, without = pick_solutions(records, graded.correct, args.pick)
-    temporary = dataset.with_name(f".{dataset.name}.{os.getpid()}.tmp")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in chosen), encoding="utf-8")
-    os.replace(temporary, dataset)
-    print(
-        f"{len(problems)} problems, {int(graded.correct.sum())} of {total} outputs correct, "
-        f"{int(graded.cut_off.sum())} cut off."
+    _write_rows(Path(args.dataset), chosen)
+    say(
+        f"{count(len(problems), 'problem')}, {int(graded.correct.sum())} of "
+        f"{count(graded.correct.size, 'output')} correct, {int(graded.cut_off.sum())} cut off.",
+        f"{count(len(chosen), 'trace')} of {count(len(problems) - len(without), 'problem')} in {args.dataset}.",
     )
-    print(f"{len(chosen)} traces of {len(problems) - len(without)} problems in {dataset}.")
     if without:
-        named = ", ".join(without[:10]) + (", ..." if len(without) > 10 else "")
-        print(f"{len(without)} problems have no correct solution and are left out: {named}")
-        if len(without) == len(problems):
-            raise SystemExit("No problem has a correct solution, so the dataset is empty.")
+        say(f"{count(len(without), 'problem')} without a correct solution left out: {some_of(without, 10)}")
+    if len(without) == len(problems):
+        raise UserError("no problem has a correct solution, so the dataset is empty.")
+
+
+def _write_rows(path: Path, rows: list[dict]) -> None:
+    """Write a dataset, under another name until it is whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    os.replace(temporary, path)
 
 
 if __name__ == "__main__":
-    main()
+    from .main import run
+
+    run("generate", main)

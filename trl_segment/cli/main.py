@@ -1,19 +1,25 @@
-"""`trl-segment`: one command per step."""
+"""`trl-segment`: one command per step. Errors of all commands are handled here."""
 
 import importlib
+import os
 import sys
+import traceback
+from collections.abc import Callable
+
+from ..report.text import printable
+from .errors import is_for_users, one_line
 
 
 _COMMANDS = {
     "attribute": "Attribute traces and store the scores",
     "merge": "Bring the stores of independent jobs together",
     "sft": "Fine-tune on the selected segments",
-    "evaluate": "Accuracy and output length of models on problem sets",
-    "generate": "Sample solutions, keep the shortest correct one of each problem",
+    "evaluate": "Measure accuracy and output length of models on problem sets",
+    "generate": "Sample solutions and keep the shortest correct one of each problem",
     "inspect": "Show one trace, in the terminal or as a page: its segments, their scores, kept or dropped",
-    "report": "Write a page with figures on what a selection does to a whole dataset",
+    "report": "Write a page with figures on a selection's effect on a whole dataset",
     "quality": "Compare the selection with known roles of segments",
-    "tune": "Sweep the thresholds over stored scores, compare stores",
+    "tune": "Sweep the thresholds over stored scores, or compare stores",
     "demo": "Run all of it on a small model and the traces of a toy world",
 }
 
@@ -26,21 +32,80 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments, the command first. Defaults to those of the process.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # A flag of every command, which may stand in front of it too
+    words = [word for word in argv if word != "--traceback"]
+    if not words or words[0] in ("-h", "--help"):
         print("usage: trl-segment COMMAND [options]\n\ncommands:")
         for name, purpose in _COMMANDS.items():
             print(f"  {name:<10} {purpose}")
-        print("\n`trl-segment COMMAND --help` lists a command's options; `--config FILE.yaml` reads them from a file.")
-    elif argv[0] in ("-V", "--version"):
+        print(
+            "\n`trl-segment COMMAND --help` lists a command's options, `--config FILE.yaml` reads them from a file, "
+            "and `--traceback` shows where an error came from."
+        )
+    elif words[0] in ("-V", "--version"):
         from .. import __version__
 
         print(__version__)
-    elif argv[0] not in _COMMANDS:
-        sys.exit(f"trl-segment: unknown command {argv[0]!r}. Commands are {', '.join(_COMMANDS)}.")
+    elif words[0] not in _COMMANDS:
+        print(
+            f"trl-segment: error: unknown command {printable(words[0])!r}. Commands are {', '.join(_COMMANDS)}.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
     else:
+        run(words[0], _command(words[0]), [*words[1:], *(["--traceback"] if len(words) < len(argv) else [])])
+
+
+def run(command: str, function: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
+    """
+    Run a command. An error of the user ends it with one line on stderr; a bug shows its traceback.
+
+    Args:
+        command (`str`):
+            Its name.
+        function (`Callable[[list[str]], None]`):
+            Takes the arguments.
+        argv (`list[str]`, *optional*):
+            Arguments. Defaults to those of the process.
+
+    Raises:
+        `SystemExit`: With code 2 after an error of the user's, 130 after an interrupt.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    shown = "--traceback" in argv
+    try:
+        function([word for word in argv if word != "--traceback"])
+    except KeyboardInterrupt as error:
+        _fail(f"trl-segment {command}: interrupted", 130, error, shown)
+    except BrokenPipeError:
+        # The reader of the output has closed it. Python would complain once more when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
+    except Exception as error:
+        if not is_for_users(error):
+            raise
+        _fail(f"trl-segment {command}: error: {one_line(error)}", 2, error, shown)
+
+
+def _fail(line, code, error, shown):
+    # A bar that is still open would stand in the same line
+    for bar in list(getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())):
+        bar.close()
+    if shown:
+        traceback.print_exception(error)
+    print(printable(line), file=sys.stderr, flush=True)
+    raise SystemExit(code) from error
+
+
+def _command(name: str) -> Callable[[list[str]], None]:
+    """A command. Its module is imported when it runs, so that errors of the import are handled too."""
+
+    def command(argv: list[str]) -> None:
         # Only the command's own module, since some need no torch
-        importlib.import_module(f".{argv[0]}", __package__).main(argv[1:])
+        importlib.import_module(f".{name}", __package__).main(argv)
+
+    return command
 
 
 if __name__ == "__main__":

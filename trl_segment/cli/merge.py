@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from trl import TrlParser
-
-from ..attribution import AttributionStore
-from ..attribution.store import exclusive_run
+from ..store import AttributionStore, exclusive_run
+from .output import count, say
+from .parser import CommandParser, Group
 
 
 @dataclass
@@ -17,7 +16,7 @@ class MergeArguments:
         stores (`list[str]`):
             Folders of the stores to read. They stay as they are.
         attributions (`str`, *optional*, defaults to `"attributions"`):
-            Folder of the store to write. What it holds already counts, then the first store that has a trace.
+            Folder of the store to write. Rows that it already holds win, then those of the first store.
     """
 
     stores: list[str] = field(
@@ -25,10 +24,13 @@ class MergeArguments:
     )
     attributions: str = field(
         default="attributions",
-        metadata={
-            "help": "Folder of the store to write. What it holds already counts, then the first that has a trace."
-        },
+        metadata={"help": "Folder of the store to write. Rows that it already holds win, then those of the first."},
     )
+
+
+def make_parser() -> CommandParser:
+    """The command's parser."""
+    return CommandParser("merge", "Bring the stores of independent jobs together.", Group("stores", MergeArguments))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,10 +41,9 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = TrlParser((MergeArguments,), prog="trl-segment merge")
-    (args,) = parser.parse_args_and_config(argv)
-    if not args.stores:
-        parser.error("--stores is required: the stores to read")
+    parser = make_parser()
+    (args,) = parser.parse(argv)
+    parser.require("stores", args.stores, "the stores to read")
     sources = [AttributionStore(path) for path in args.stores]
     with exclusive_run(args.attributions):
         merged = AttributionStore(args.attributions, sources[0].settings)
@@ -51,10 +52,12 @@ def main(argv: list[str] | None = None) -> None:
             merged.check_mergeable(source)
         for source in sources:
             taken = merged.merge(source)
-            print(f"{source.path}: {len(source)} traces, {taken} of them new")
+            say(f"{source.path}: {count(len(source), 'trace')}, {taken} of them new")
         merged.compact()
-    print(f"{len(merged)} traces stored in {args.attributions}")
+    say(f"{count(len(merged), 'trace')} stored in {args.attributions}")
 
 
 if __name__ == "__main__":
-    main()
+    from .main import run
+
+    run("merge", main)

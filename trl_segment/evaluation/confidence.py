@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from ..attribution.passes import attribution_mode, slices_logits, split_target, unwrap_adapter
-from .generation import plain_cache
+from ..models import frozen_mode, plain_cache, slices_logits, split_target, unwrap_adapter
 
 
 def answer_log_probs(
@@ -45,7 +44,7 @@ def answer_log_probs(
     ends = [segments[0][0], *(end for _, end in segments)]
     keep = {"logits_to_keep": len(answer)} if slices_logits(model) else {}
     values = []
-    with attribution_mode(model), torch.inference_mode():
+    with frozen_mode(model), torch.inference_mode():
         layers = None
         if plain_cache(unwrap_adapter(model)) and segments[0][0] > 0:
             cache = DynamicCache()

@@ -15,7 +15,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging
 
-from ..attribution.passes import slices_logits, unwrap_adapter
+from ..models import plain_cache, slices_logits, unwrap_adapter
 
 
 logger = logging.get_logger(__name__)
@@ -139,22 +139,6 @@ class _PreallocatedLayer(DynamicLayer):
                 buffer[b, :, : self.length] = buffer[a, :, : self.length]
         self.rows = rows
         self.keys, self.values = (buffer[:rows, :, : self.length] for buffer in self.buffers)
-
-
-def plain_cache(model: PreTrainedModel) -> bool:
-    """
-    Whether all that a model remembers of a prefix are the keys and values of each of its tokens (no sliding window, no
-    recurrent state), so that its cache can be cut anywhere.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            The model.
-
-    Returns:
-        `bool`: Whether it is so.
-    """
-    layers = DynamicCache(config=model.config).layers
-    return len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
 
 
 def _new_cache(model: PreTrainedModel) -> tuple[Cache, bool]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..selection import SelectionConfig, attribution_strength, select_segments
+from ..selection import SegmentScores, SelectionConfig, always_trained, select
 from .metrics import Estimate
 
 
@@ -26,19 +26,13 @@ class ScoredTrace:
     A trace's stored scores and its segments' gains.
 
     Args:
-        num_tokens (`np.ndarray`):
-            Tokens per segment, shape (segments,).
-        sum_abs (`np.ndarray`):
-            Sum of absolute attributions, shape (segments,).
-        sum_signed (`np.ndarray`):
-            Sum of signed attributions, shape (segments,).
+        scores ([`~trl_segment.selection.SegmentScores`]):
+            Stored scores of its segments.
         gains (`np.ndarray`):
             What each segment adds to the confidence in the answer, shape (segments,).
     """
 
-    num_tokens: np.ndarray
-    sum_abs: np.ndarray
-    sum_signed: np.ndarray
+    scores: SegmentScores
     gains: np.ndarray
 
 
@@ -89,25 +83,6 @@ class Sweep:
     chosen: np.ndarray
     equal: np.ndarray
     overlap: np.ndarray
-
-
-def always_trained(count: int, config: SelectionConfig) -> np.ndarray:
-    """
-    Which segments of a trace no threshold moves.
-
-    Args:
-        count (`int`):
-            Number of segments.
-        config ([`~trl_segment.SelectionConfig`]):
-            `keep_first` and `keep_last`.
-
-    Returns:
-        `np.ndarray`: Shape (segments,).
-    """
-    forced = np.zeros(count, dtype=bool)
-    forced[: config.keep_first] = True
-    forced[max(count - config.keep_last, 0) :] = True
-    return forced
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> float:
@@ -174,14 +149,13 @@ def sweep_thresholds(
     pairs = [[replace(config, tau=tau, beta=beta) for beta in betas] for tau in taus]
     for index, trace in enumerate(traces):
         free = ~always_trained(len(trace.gains), config)
-        scores = (trace.num_tokens, trace.sum_abs, trace.sum_signed)
-        kept = np.array([[select_segments(*scores, pair) for pair in row] for row in pairs])
+        kept = np.array([[select(trace.scores, pair).kept for pair in row] for row in pairs])
         for column, (chosen, values) in enumerate(
             ((kept & free, trace.gains), (kept & free, 1.0), (~kept & free, trace.gains), (~kept & free, 1.0))
         ):
             sums[..., index, column] = (chosen * values).sum(axis=-1)
         kept_segments += kept.sum(axis=-1)
-        kept_tokens += kept @ np.asarray(trace.num_tokens, dtype=np.float64)
+        kept_tokens += kept @ trace.scores.num_tokens.astype(np.float64)
         overlap += _overlap_with_neighbours(kept & free)
 
     # A pair's gap over any weighting of the traces
@@ -210,7 +184,7 @@ def sweep_thresholds(
         difference_low, _ = _quantiles(resampled[:, best[0], best[1]][:, None, None] - resampled)
         equal = (difference_low <= 0) & eligible
     segments = sum(len(trace.gains) for trace in traces)
-    tokens = sum(float(np.sum(trace.num_tokens)) for trace in traces)
+    tokens = sum(float(trace.scores.num_tokens.sum()) for trace in traces)
     return Sweep(
         taus=tuple(taus),
         betas=tuple(betas),
@@ -327,13 +301,15 @@ def compare_stores(first: Mapping, second: Mapping, config: SelectionConfig) -> 
     shared = 0
     for key, a in first.items():
         b = second.get(key)
-        if b is None or a.problem is not None or b.problem is not None or len(a.sum_abs) != len(b.sum_abs):
+        if b is None or a.problem is not None or b.problem is not None or len(a.num_tokens) != len(b.num_tokens):
             continue
+        scores = (a.segment_scores, b.segment_scores)
         shared += 1
-        strength.append(rank_correlation(*(attribution_strength(r.sum_abs, r.num_tokens) for r in (a, b))))
-        direction.append(rank_correlation(np.array(a.sum_signed), np.array(b.sum_signed)))
-        kept = [select_segments(np.array(r.num_tokens), r.sum_abs, np.array(r.sum_signed), config) for r in (a, b)]
-        free = ~always_trained(len(a.sum_abs), config)
+        strength.append(rank_correlation(*(of.strength for of in scores)))
+        if all(of.directed for of in scores):
+            direction.append(rank_correlation(*(of.sum_signed for of in scores)))
+        kept = [select(of, config, key).kept for of in scores]
+        free = ~always_trained(len(scores[0]), config)
         selection.append(jaccard(kept[0] & free, kept[1] & free))
         chance.append(_jaccard_by_chance((kept[0] & free).sum(), (kept[1] & free).sum(), free.sum()))
     if not shared:
@@ -344,7 +320,7 @@ def compare_stores(first: Mapping, second: Mapping, config: SelectionConfig) -> 
 
     def estimate(values):
         known = np.array([value for value in values if not np.isnan(value)])
-        return bootstrap([known])
+        return bootstrap([known]) if len(known) else Estimate(np.nan, np.nan, np.nan)
 
     return Agreement(shared, estimate(strength), estimate(direction), estimate(selection), float(np.mean(chance)))
 

@@ -78,7 +78,7 @@ def write_report(
         skipped=[(reason, len(names), _names(names)) for reason, names in statistics.skipped.items()],
         missing=_names(statistics.missing),
         examples=_examples(statistics),
-        settings={key: str(value) for key, value in (settings or {}).items() if value not in (None, {})},
+        settings={key: str(value) for key, value in (settings or {}).items()},
     )
     (folder / "index.html").write_text(page, encoding="utf-8", newline="\n")
     return folder / "index.html"

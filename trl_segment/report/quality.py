@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..quality import USEFUL_ROLES, SelectionQuality
+from ..evaluation.quality import USEFUL_ROLES, SelectionQuality
 
 
 def draw_quality(

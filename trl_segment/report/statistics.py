@@ -14,17 +14,18 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from ..attribution.store import StoredAttribution
-from ..selection import SelectionConfig, attribution_strength, direction_consistency
+from ..selection import DROPPED_BY_CHANCE, VERDICTS, SelectionConfig, select
+from ..store import StoredAttribution
 from ..traces import RETRO_SEARCH_KEYWORDS, Trace
-from .verdicts import VERDICTS, segment_verdicts
 
 
 # Kept, or why dropped, in the order of the rows of all counts below
 GROUPS = ("kept", "weak", "one-sided", "against")
+# A draw by chance is no finding about the scores: there is no group for what it drops
 _GROUP_OF = {
     verdict: GROUPS.index(verdict.removeprefix("dropped, ")) if verdict.startswith("dropped") else 0
     for verdict in VERDICTS
+    if verdict != DROPPED_BY_CHANCE
 }
 
 # Upper edges but for the first entry, which is the lowest edge. Values outside go to the bins at the ends.
@@ -277,11 +278,13 @@ def opening_of(text: str, index: int) -> str:
 def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
     """Count one trace; per group its most telling segment."""
     config = statistics.thresholds
-    verdicts = segment_verdicts(row.num_tokens, row.sum_abs, row.sum_signed, config)
+    scores = row.segment_scores
+    verdicts = select(scores, config, row.key).verdicts
     groups = np.array([_GROUP_OF[verdict] for verdict in verdicts])
-    num_tokens = np.asarray(row.num_tokens)
-    strength = attribution_strength(row.sum_abs, num_tokens)
-    consistency = direction_consistency(row.sum_signed, row.sum_abs)
+    num_tokens, strength = scores.num_tokens, scores.strength
+    # Scores of whole segments have no direction, and count as having none
+    consistency = np.nan_to_num(scores.consistency)
+    signed = scores.sum_signed if scores.directed else np.zeros(len(scores))
     count, total = len(strength), strength.sum()
     share = strength / total if total > 0 else np.full(count, 1 / count)
 
@@ -289,7 +292,7 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
     statistics.segments += np.bincount(groups, minlength=len(GROUPS))
     statistics.tokens += np.bincount(groups, weights=num_tokens, minlength=len(GROUPS)).astype(np.int64)
     statistics.forced += verdicts.count("kept, always")
-    statistics.negative += int(((groups == 0) & (np.asarray(row.sum_signed) < 0)).sum())
+    statistics.negative += int(((groups == 0) & (signed < 0)).sum())
     with np.errstate(divide="ignore"):
         _count(statistics.strength, groups, np.log10(share * count), STRENGTH_EDGES)
     _count(statistics.consistency, groups, consistency, CONSISTENCY_EDGES)
@@ -309,7 +312,7 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
 
     for counts, error in ((statistics.gaps, row.completeness_gap), (statistics.defects, row.defect)):
         # Scorers that do not integrate have none
-        if error is not None and math.isfinite(error) and row.f_baseline != 0:
+        if error is not None and math.isfinite(error) and row.f_baseline is not None:
             relative = abs(error) / max(abs(row.f_input - row.f_baseline), np.finfo(float).tiny)
             counts[_bins(np.log10([max(relative, 1e-300)]), GAP_EDGES)] += 1
             if counts is statistics.gaps:
@@ -336,15 +339,15 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
     examples = {}
     for number, group in enumerate(GROUPS):
         # Weak: the longest text for the least strength. Others: the strongest for their trace.
-        scores = num_tokens / np.maximum(share * count, 0.01) if group == "weak" else share * count
+        telling = num_tokens / np.maximum(share * count, 0.01) if group == "weak" else share * count
         eligible = (groups == number) & (num_tokens >= _FEWEST_TOKENS_OF_EXAMPLE)
         if group == "kept":
             eligible &= np.array([verdict == "kept" for verdict in verdicts])
-        scores = np.where(eligible, scores, 0)
-        best = int(scores.argmax())
-        if scores[best] > 0:
+        telling = np.where(eligible, telling, 0)
+        best = int(telling.argmax())
+        if telling[best] > 0:
             examples[group] = Example(
-                float(scores[best]),
+                float(telling[best]),
                 name,
                 best,
                 count,
@@ -352,7 +355,7 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
                 int(num_tokens[best]),
                 float(share[best]),
                 float(consistency[best]),
-                float(row.sum_signed[best]),
+                float(signed[best]),
                 float(repeated[best]),
             )
     return examples

@@ -7,11 +7,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ..attribution.store import StoredAttribution
-from ..selection import SelectionConfig, attribution_strength, direction_consistency, select_segments
+from ..selection import SelectionConfig, select
+from ..store import StoredAttribution
 from ..traces import Trace
 from .text import printable
-from .verdicts import segment_verdicts
 
 
 def render_trace(name: str, trace: Trace, row: StoredAttribution, config: SelectionConfig) -> RenderableType:
@@ -34,10 +33,9 @@ def render_trace(name: str, trace: Trace, row: StoredAttribution, config: Select
     problem = trace.problem or row.problem
     if problem is not None:
         return Text(f"{printable(name)} is trained in full: {printable(problem)}")
-    strength = attribution_strength(row.sum_abs, row.num_tokens)
-    consistency = direction_consistency(row.sum_signed, row.sum_abs)
-    verdicts = segment_verdicts(row.num_tokens, row.sum_abs, row.sum_signed, config)
-    kept = select_segments(row.num_tokens, row.sum_abs, row.sum_signed, config)
+    scores = row.segment_scores
+    selection = select(scores, config, trace.key)
+    kept, strength, consistency = selection.kept, scores.strength, scores.consistency
     share = strength / max(strength.sum(), np.finfo(float).tiny)
 
     table = Table(box=box.SIMPLE, expand=True)
@@ -53,26 +51,49 @@ def render_trace(name: str, trace: Trace, row: StoredAttribution, config: Select
             f"{row.num_tokens[i]:,}",
             f"{strength[i]:.4g}",
             f"{share[i]:.1%}",
-            f"{consistency[i]:.2f}",
-            f"{row.sum_signed[i]:+.4g}",
-            verdicts[i],
+            f"{consistency[i]:.2f}" if scores.directed else "–",
+            f"{scores.sum_signed[i]:+.4g}" if scores.directed else "–",
+            selection.verdicts[i],
             escape(printable(" ".join(text.split())[:60])),
             style=None if kept[i] else "dim",
         )
     tokens = np.asarray(row.num_tokens)
-    gap = abs(row.completeness_gap) / max(abs(row.f_input - row.f_baseline), np.finfo(float).tiny)
     header = Text(
         f"{printable(name)}   answer {printable(trace.answer)}\n"
-        f"log p(answer) {row.f_input:.3f}, at the baseline {row.f_baseline:.3f}; completeness gap "
-        f"{row.completeness_gap:+.3g} ({gap:.1%}) after {row.evaluations} gradient evaluations\n"
+        f"log p(answer) {row.f_input:.3f}{_completeness(row)} after {row.evaluations} gradient evaluations\n"
         f"kept {kept.sum()} of {len(kept)} segments, {tokens[kept].sum():,} of {tokens.sum():,} tokens "
-        f"({tokens[kept].sum() / max(tokens.sum(), 1):.1%}), tau {config.tau:g}, beta {config.beta:g}"
+        f"({tokens[kept].sum() / max(tokens.sum(), 1):.1%}), {_rule(config, scores.directed)}"
     )
     body = Text()
-    # Colour by strength: the strongest third of the kept ones stand out
-    bound = np.quantile(strength[kept], 2 / 3)
+    # Color by strength: the strongest third of the kept ones stand out
+    bound = np.quantile(strength[kept], 2 / 3) if kept.any() else np.inf
     for i, text in enumerate(texts):
         style = "dim" if not kept[i] else ("bold green" if strength[i] >= bound else "green")
         body.append(f"[{i + 1}]", style="dim" if not kept[i] else "bold cyan")
         body.append(printable(text), style=style)
     return Group(header, table, body)
+
+
+def _completeness(row: StoredAttribution) -> str:
+    """What is known of the quadrature error; nothing where nothing was integrated."""
+    if row.completeness_gap is None or row.f_baseline is None:
+        return ""
+    gap = abs(row.completeness_gap) / max(abs(row.f_input - row.f_baseline), np.finfo(float).tiny)
+    return (
+        f", at the baseline {row.f_baseline:.3f}; completeness gap {row.completeness_gap:+.3g} ({gap:.1%})"
+    )
+
+
+def _rule(config: SelectionConfig, directed: bool) -> str:
+    """The selection in a few words, with the thresholds that it reads."""
+    bounds = f", beta {config.beta:g}" if directed else ""
+    if directed and config.consistency_scale != "absolute":
+        bounds += f" ({config.consistency_scale})"
+    if directed and config.min_direction > -1:
+        bounds += f", direction at least {config.min_direction:g}"
+    return {
+        "attribution": f"tau {config.tau:g}{bounds}",
+        "threshold": f"strength at least {config.min_strength:g}{bounds}",
+        "random": f"drawn at random, as many as with tau {config.tau:g}{bounds}",
+        "all": "every segment",
+    }[config.selection]

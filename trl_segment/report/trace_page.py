@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..attribution.store import StoredAttribution
-from ..selection import SelectionConfig
+from ..selection import SelectionConfig, select
+from ..store import StoredAttribution
 from ..traces import Trace
 from .page import json_ready, render_page
 
 
-# The fields of `SelectionConfig` that decide which segments a trace keeps by its scores: the page re-selects with them
+# The fields of `SelectionConfig` that decide which segments a trace keeps: the page re-selects with them, but for a draw
 PAGE_THRESHOLDS = (
     "selection",
     "tau",
@@ -24,6 +24,7 @@ PAGE_THRESHOLDS = (
     "keep_first",
     "keep_last",
     "min_tokens_to_mask",
+    "seed",
 )
 
 
@@ -63,10 +64,11 @@ def render_trace_page(
     problem = trace.problem or row.problem
     segments = [{"text": text} for text in trace.segment_texts]
     if problem is None:
-        for segment, num_tokens, sum_abs, sum_signed in zip(
-            segments, row.num_tokens, row.sum_abs, row.sum_signed, strict=True
-        ):
-            segment.update(num_tokens=num_tokens, sum_abs=sum_abs, sum_signed=sum_signed)
+        given = {name: getattr(row, name) for name in ("num_tokens", "sum_abs", "sum_signed", "scores")}
+        for column, values in given.items():
+            for segment, value in zip(segments, values or [], strict=values is not None):
+                segment["score" if column == "scores" else column] = value
+        selection = select(row.segment_scores, config, trace.key)
         if roles is not None and len(roles) == len(segments):
             for segment, role in zip(segments, roles, strict=True):
                 segment["role"] = str(role)
@@ -85,12 +87,14 @@ def render_trace_page(
         "unsegmented": "" if segments else trace.completion[start:end],
         "segments": segments,
         "thresholds": {name: getattr(config, name) for name in PAGE_THRESHOLDS},
+        # A draw cannot be made again by the page
+        "drawn": list(selection.verdicts) if problem is None and config.selection == "random" else None,
         "scores": {
             field.name: getattr(row, field.name)
             for field in fields(row)
-            if field.name not in ("key", "name", "problem", "num_tokens", "sum_abs", "sum_signed")
+            if field.name not in ("key", "name", "problem", "num_tokens", "sum_abs", "sum_signed", "scores")
         },
-        "settings": {key: value for key, value in (settings or {}).items() if value not in (None, {})},
+        "settings": dict(settings or {}),
     }
     return render_page(
         "trace.html.jinja", ("common.css", "trace.css"), ("selection.js", "trace.js"), name=name, data=json_ready(data)

@@ -12,8 +12,26 @@ from .alignment import (
     training_units,
 )
 from .answers import extract_answer, extract_boxed
-from .segmentation import PAPER_KEYWORDS, RETRO_SEARCH_KEYWORDS, SEGMENTERS, check_segmenter, segment_text
-from .trace import QUESTION_TEMPLATE, Trace, TraceConfig, build_trace, find_reasoning, row_name, template_kwargs
+from .segmentation import (
+    PAPER_KEYWORDS,
+    RETRO_SEARCH_KEYWORDS,
+    SEGMENTERS,
+    Segmenter,
+    check_segmenter,
+    describe_segmenter,
+    load_segmenter,
+    segment_text,
+)
+from .trace import (
+    QUESTION_TEMPLATE,
+    Trace,
+    TraceConfig,
+    build_trace,
+    find_reasoning,
+    read_text,
+    row_name,
+    template_kwargs,
+)
 
 
 __all__ = [
@@ -23,17 +41,21 @@ __all__ = [
     "RETRO_SEARCH_KEYWORDS",
     "SEGMENTERS",
     "AttributedSequence",
+    "Segmenter",
     "Trace",
     "TraceConfig",
     "attributed_sequence",
     "build_trace",
     "check_segmenter",
+    "describe_segmenter",
     "encode_with_spans",
     "extract_answer",
     "extract_boxed",
     "find_reasoning",
     "join_completion",
+    "load_segmenter",
     "locate_segments",
+    "read_text",
     "render_prompt",
     "row_name",
     "segment_of_tokens",

@@ -9,7 +9,7 @@ holds its first character, read off the tokenizer's offset mapping.
 import itertools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -140,7 +140,8 @@ def training_units(text: str, spans: np.ndarray, segments: list[Span]) -> np.nda
     index = segment_of_tokens(spans, segments)
     if len(segments) == 0:
         return np.zeros(len(spans), dtype=np.int32)
-    opening_ends = np.array([_OPENING.match(text, start, end).end() for start, end in segments])
+    openings = [cast(re.Match, _OPENING.match(text, start, end)) for start, end in segments]  # it matches anything
+    opening_ends = np.array([opening.end() for opening in openings])
     in_opening = spans[:, 0] < opening_ends[index]
     return np.where(index < 0, 0, 2 * index + 2 - in_opening).astype(np.int32)
 
@@ -225,9 +226,10 @@ def render_prompt(trace: Trace, tokenizer: "PreTrainedTokenizerBase") -> str:
 
     question = trace.prompt[-1].get("content") if trace.prompt else None
     try:
-        text = tokenizer.apply_chat_template(
+        rendered = tokenizer.apply_chat_template(
             trace.prompt, tokenize=False, add_generation_prompt=True, **trace.template_kwargs
         )
+        text = cast(str, rendered)
         # Not of other roles: templates may cut the reasoning out of an earlier turn, or write a tool's result as JSON
         lost = isinstance(question, str) and trace.prompt[-1]["role"] == "user" and question.strip() not in text
     except UndefinedError:
@@ -288,6 +290,7 @@ def attributed_sequence(
     Raises:
         `ValueError`: If the tokenizer is slow, or has no chat template where one is needed.
     """
+    assert trace.answer is not None, "a trace without an answer has a problem"
     prompt = render_prompt(trace, tokenizer)
     completion, cut = join_completion(prompt, trace.completion[: trace.reasoning[1]])
     before, after = answer_template.split("{answer}")
@@ -300,8 +303,8 @@ def attributed_sequence(
 
     holds_answer = np.flatnonzero((spans[:, 0] < answer_end) & (spans[:, 1] > answer_start))
     if len(holds_answer) == 0:
-        problem = "the tokenizer makes no token of the answer"
-        return AttributedSequence(ids, (len(ids), len(ids)), [(0, 0)] * len(trace.segments), spans, problem)
+        missing = "the tokenizer makes no token of the answer"
+        return AttributedSequence(ids, (len(ids), len(ids)), [(0, 0)] * len(trace.segments), spans, missing)
     target = (int(holds_answer[0]), int(holds_answer[-1]) + 1)
     ids, spans = ids[: target[1]], spans[: target[1]]
 

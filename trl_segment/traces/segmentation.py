@@ -1,8 +1,17 @@
 """Cut the text of a reasoning trace into segments: character spans that cover it without gap or overlap."""
 
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
 import itertools
 import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 
 # The openers of the paper (arXiv 2602.00425); a segment starts at the blank line in front of one of them.
@@ -52,10 +61,11 @@ def check_segmenter(segmenter: Segmenter, pattern: str | None = None) -> None:
     """
     if callable(segmenter):
         return
-    if segmenter not in SEGMENTERS:
+    if segmenter not in SEGMENTERS and not (isinstance(segmenter, str) and ":" in segmenter):
         raise ValueError(
-            f"Unknown segmenter {segmenter!r}. Pass one of {', '.join(SEGMENTERS)}, or, in Python, a callable that "
-            "takes the reasoning text and returns the list of its pieces."
+            f"Unknown segmenter {segmenter!r}. Pass one of {', '.join(SEGMENTERS)}, 'FILE.py:FUNCTION' or "
+            "'MODULE:FUNCTION' for a function that takes the reasoning text and returns the list of its pieces, or, "
+            "in Python, the function itself."
         )
     if segmenter == "regex":
         if not pattern:
@@ -77,6 +87,73 @@ def check_segmenter(segmenter: Segmenter, pattern: str | None = None) -> None:
         )
 
 
+def load_segmenter(name: str) -> Callable[[str], list[str]]:
+    """
+    The function that a name stands for. Its module is run: never pass a name that a file from elsewhere holds.
+
+    Args:
+        name (`str`):
+            `"FILE.py:FUNCTION"` or `"MODULE:FUNCTION"`.
+
+    Returns:
+        `Callable[[str], list[str]]`: The function.
+
+    Raises:
+        `ValueError`: If there is no such file, module or function.
+    """
+    module_name, _, function = name.rpartition(":")
+    try:
+        if module_name.endswith(".py"):
+            path = Path(module_name).resolve()
+            module = _run_file(path, path.stat().st_mtime_ns)
+        else:
+            module = importlib.import_module(module_name)
+        found = getattr(module, function)
+    except (OSError, ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"The segmenter {name!r} cannot be loaded ({type(error).__name__}: {error}). Pass 'FILE.py:FUNCTION' or "
+            "'MODULE:FUNCTION', where the function takes the reasoning text and returns the list of its pieces."
+        ) from error
+    if not callable(found):
+        raise ValueError(f"The segmenter {name!r} is a {type(found).__name__}, not a function.")
+    return found
+
+
+@functools.lru_cache
+def _run_file(path: Path, changed: int) -> ModuleType:
+    """The module of a file, run once in each state of the file: a segmenter is asked for with every row."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None, "a .py file always has a loader"
+    module = importlib.util.module_from_spec(spec)
+    # Where the function's own pickling and `inspect` look for it
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def describe_segmenter(segmenter: Segmenter) -> tuple[str, str | None]:
+    """
+    What a custom segmenter is told apart by.
+
+    Args:
+        segmenter (`str` or `Callable`):
+            A function, or the name of one for [`load_segmenter`].
+
+    Returns:
+        `tuple[str, str | None]`: Its name, and a hash of its module's source, `None` where that cannot be read (a
+        function that was typed in, or is written in C).
+    """
+    function: Any = load_segmenter(segmenter) if isinstance(segmenter, str) else segmenter
+    function = inspect.unwrap(getattr(function, "func", function))  # what a partial and a decorator wrap
+    function = function if hasattr(function, "__qualname__") else type(function)
+    try:
+        # The whole module: the function may call others in it
+        source = Path(inspect.getsourcefile(function) or "").read_bytes()
+    except (OSError, TypeError):
+        return function.__qualname__, None
+    return function.__qualname__, hashlib.sha256(source).hexdigest()[:16]
+
+
 def segment_text(text: str, segmenter: Segmenter = "keywords", pattern: str | None = None) -> list[tuple[int, int]]:
     r"""
     Cut `text` into segments.
@@ -91,6 +168,7 @@ def segment_text(text: str, segmenter: Segmenter = "keywords", pattern: str | No
             - `"retro_search"`: the same with Retro-Search's wider list ([`RETRO_SEARCH_KEYWORDS`]).
             - `"paragraphs"`: at every blank line that is followed by text.
             - `"regex"`: wherever `pattern` matches.
+            - `"FILE.py:FUNCTION"` or `"MODULE:FUNCTION"`: a function of that file or module.
             - a callable that takes the text and returns its pieces in order. Joined they must give the text back.
         pattern (`str`, *optional*):
             Regular expression of the segmenter `"regex"`.
@@ -109,6 +187,8 @@ def segment_text(text: str, segmenter: Segmenter = "keywords", pattern: str | No
     ```
     """
     check_segmenter(segmenter, pattern)
+    if isinstance(segmenter, str) and ":" in segmenter:
+        segmenter = load_segmenter(segmenter)
     if callable(segmenter):
         pieces = list(segmenter(text))
         if not all(isinstance(piece, str) for piece in pieces) or "".join(pieces) != text:
@@ -122,7 +202,7 @@ def segment_text(text: str, segmenter: Segmenter = "keywords", pattern: str | No
             starts.append(position)
             position += len(piece)
     else:
-        compiled = re.compile(pattern) if segmenter == "regex" else _PATTERNS[segmenter]
+        compiled = re.compile(pattern or "") if segmenter == "regex" else _PATTERNS[segmenter]
         starts = [0, *(match.start() for match in compiled.finditer(text))]
     bounds = [*sorted(set(starts) - {len(text)}), len(text)]
     return list(itertools.pairwise(bounds))

@@ -26,8 +26,9 @@ class TraceConfig:
 
     Parameters:
         segmenter (`str`, *optional*, defaults to `"keywords"`):
-            Where segments start: `"keywords"` (the paper's openers after a blank line), `"retro_search"` (its wider
-            list), `"paragraphs"` (every blank line) or `"regex"` (wherever `segment_pattern` matches).
+            The starts of segments: `"keywords"` (the paper's openers after a blank line), `"retro_search"` (its wider
+            list), `"paragraphs"` (every blank line), `"regex"` (wherever `segment_pattern` matches), or your own
+            function as `"FILE.py:FUNCTION"` or `"MODULE:FUNCTION"`, see [`segment_text`].
         segment_pattern (`str`, *optional*):
             Regular expression for `segmenter="regex"`. A segment starts where it matches.
         answer_column (`str`, *optional*, defaults to `"answer"`):
@@ -44,8 +45,9 @@ class TraceConfig:
     segmenter: str = field(
         default="keywords",
         metadata={
-            "help": "Where segments start: 'keywords' (the paper's openers after a blank line), 'retro_search' (its "
-            "wider list), 'paragraphs' (every blank line) or 'regex' (wherever `segment_pattern` matches)."
+            "help": "The starts of segments: 'keywords' (the paper's openers after a blank line), 'retro_search' (its "
+            "wider list), 'paragraphs' (every blank line), 'regex' (wherever `segment_pattern` matches), or "
+            "your own function as FILE.py:FUNCTION."
         },
     )
     segment_pattern: str | None = field(
@@ -64,7 +66,7 @@ class TraceConfig:
         metadata={"help": "User turn made of a `question` column; {question} stands for it."},
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_segmenter(self.segmenter, self.segment_pattern)
         if "{question}" not in self.question_template:
             raise ValueError(
@@ -73,7 +75,7 @@ class TraceConfig:
             )
         # The config classes of the trainer inherit from this one and from TrainingArguments
         if hasattr(super(), "__post_init__"):
-            super().__post_init__()
+            super().__post_init__()  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Trace:
     def key(self) -> str:
         """
         Hash of everything that its attributions depend on (hexadecimal, 32 digits): prompt, completion up to the end
-        of the reasoning, segments and answer. What follows the reasoning does not matter: the model is causal.
+        of the reasoning, segments and answer. The text behind the reasoning does not matter: the model is causal.
         """
         content = [
             self.prompt,
@@ -182,7 +184,7 @@ def build_trace(
         reasoning = find_reasoning(completion)
     start, end = reasoning
     text = completion[start:end]
-    segments = ()
+    segments: tuple[Span, ...] = ()
     if problem is None and not text.strip():
         problem = "no reasoning"
     if problem is None:
@@ -204,9 +206,32 @@ def build_trace(
     return Trace(prompt, completion, reasoning, segments, answer, template_kwargs(row), problem)
 
 
+def read_text(
+    row: Mapping[str, Any], config: TraceConfig | None = None, text_column: str = "text"
+) -> tuple[str | list[dict], str]:
+    """
+    Prompt and completion of a row, as [`build_trace`] reads them, without looking for segments.
+
+    Args:
+        row (`Mapping`):
+            See [`build_trace`].
+        config ([`TraceConfig`], *optional*):
+            See [`build_trace`].
+        text_column (`str`, *optional*, defaults to `"text"`):
+            See [`build_trace`].
+
+    Returns:
+        `tuple[str | list[dict], str]`: Prompt, and completion.
+
+    Raises:
+        `ValueError`: If the row is in no known format.
+    """
+    return _read_row(row, config or TraceConfig(), text_column)[:2]
+
+
 def row_name(row: Mapping[str, Any], index: int) -> str:
     """
-    What a row is called in messages: its `id`, or its number.
+    Name of a row in messages: its `id`, or its number.
 
     Args:
         row (`Mapping`):
@@ -236,7 +261,9 @@ def template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**({"tools": tools} if tools else {}), **(row.get("chat_template_kwargs") or {})}
 
 
-def _read_row(row, config, text_column):
+def _read_row(
+    row: Mapping[str, Any], config: TraceConfig, text_column: str
+) -> tuple[str | list[dict], str, Span | None, str | None]:
     """Prompt, completion, reasoning span (`None`: to be found by its tags) and problem of a row."""
     if row.get("prompt") is not None and row.get("completion") is not None:
         prompt, completion = row["prompt"], row["completion"]

@@ -2,7 +2,8 @@
 
 from .callback import SegmentAttributionCallback
 from .config import SegmentSelectiveSFTConfig
-from .data_collator import DataCollatorForSegmentSelectiveLM, SegmentTable, SelectionSummary
+from .data_collator import DataCollatorForSegmentSelectiveLM
+from .segment_table import SegmentTable, SelectionSummary
 from .sft_trainer import SegmentSelectiveSFTTrainer
 
 

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import os
 import shutil
+from collections import ChainMap
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,11 +12,11 @@ from accelerate.utils import is_peft_model
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from ..attribution import AttributionStore, attribute_traces, attribution_settings
-from ..attribution.hub import open_store
-from ..attribution.loading import load_attribution_model, name_pad_token
-from ..attribution.runner import describe_balance, share_of_rows
-from ..attribution.store import exclusive_run
+from ..attribution import attribute_traces, attribution_settings
+from ..attribution.sharing import describe_balance, share_of_rows
+from ..models import load_model, name_pad_token
+from ..store import AttributionStore, exclusive_run, open_or_renew, open_store
+from ._trl_compat import parallel_over_one_trace
 
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ logger = logging.get_logger(__name__)
 
 # The underscore keeps it out of `push_to_hub`: names of traces and scores are not the model
 STORE_FOLDER = "_attributions"
+_EPOCH, _RESUMED = "epoch-", "resumed-"
 
 
 class SegmentAttributionCallback(TrainerCallback):
@@ -33,8 +35,13 @@ class SegmentAttributionCallback(TrainerCallback):
     When training begins: read the attributions of the training set, or compute and store them, and select segments.
 
     The model is attributed as it is before the first step, unwrapped and with its adapter off, so a LoRA run uses its
-    base model; or another model is loaded for it. A resumed run reads what the first run stored and never attributes
-    with half-trained weights, unless `reattribute_every_epochs` asks for the model as it becomes.
+    base model; or another model is loaded for it. A resumed run reads what the first run stored, and a second call of
+    `train` what the first has used; `reattribute_every_epochs` asks for the model as it becomes.
+
+    Scores in `<output_dir>/_attributions` are the trainer's to manage. Those that do not fit the run (another model,
+    another rule) are moved aside and made again, with a warning; traces that a resumed run finds no scores for are
+    attributed with the model as it then is, with a warning too. Only a store that `attributions` points to is refused
+    where it does not fit.
 
     Args:
         trainer ([`SegmentSelectiveSFTTrainer`]):
@@ -43,112 +50,163 @@ class SegmentAttributionCallback(TrainerCallback):
 
     def __init__(self, trainer: "SegmentSelectiveSFTTrainer"):
         self.trainer = trainer
+        self._first_store = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.attributions is not None:
             store = open_store(args.attributions)
+        elif self._first_store is not None:
+            store = self._first_store
         elif state.global_step > 0:
-            store = self._stored_by_first_run(args, state)
+            store = self._of_first_run(args, state.global_step)
         else:
-            store = self._attribute(args)
+            self._remove_epochs(args)
+            store = self._attribute(args, self._folder(args))
+        self._first_store = store
         self.trainer.select_segments(store)
-
-    def _stored_by_first_run(self, args, state):
-        path = os.path.join(args.output_dir, STORE_FOLDER)
-        try:
-            return AttributionStore(path)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"Training resumes at step {state.global_step}, but the attributions of the first run are not at "
-                f"{path!r}. They cannot be made again from half-trained weights. Restore that folder, or make the "
-                "attributions from the initial model with `trl-segment attribute` and pass them as `attributions`."
-            ) from error
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         every, epoch = args.reattribute_every_epochs, round(state.epoch or 0)
         if every is None or epoch == 0 or epoch % every:
             return
         # With the model as it has become, adapter included; a resumed run finds what was stored
-        path = os.path.join(args.output_dir, STORE_FOLDER, f"epoch-{epoch}")
-        if os.path.exists(os.path.join(path, "complete")):
-            store = AttributionStore(path)
-        else:
-            # One process removes what is left, before any writes: another would take away what the first has begun
-            if self.trainer.accelerator.is_main_process:
-                shutil.rmtree(path, ignore_errors=True)
-            self.trainer.accelerator.wait_for_everyone()
-            store = self._attribute_with(args, path, self.trainer.model, self.trainer.processing_class, adapter=True)
+        path = self._folder(args, f"{_EPOCH}{epoch}")
+        store = AttributionStore(path) if os.path.exists(os.path.join(path, "complete")) else None
+        incomplete = store is None or bool(self._rows_missing(store))
+        self.trainer.accelerator.wait_for_everyone()
+        if incomplete:
+            self._on_main_process(lambda: shutil.rmtree(path, ignore_errors=True))
+            trainer = self.trainer
+            store = self._attribute_with(args, path, trainer.model, trainer.processing_class, adapter=True)
             with open(os.path.join(path, "complete"), "w"):
                 pass
         self.trainer.select_segments(store)
 
-    def _attribute(self, args):
-        path = os.path.join(args.output_dir, STORE_FOLDER)
-        if self.trainer.attribution_model is not None:
-            model, tokenizer = self.trainer.attribution_model, self.trainer.attribution_processing_class
-            name_pad_token(model, tokenizer)
-            return self._attribute_with(args, path, model, tokenizer, adapter=True)
-        if args.attribution_model is None:
-            return self._attribute_with(
-                args, path, self.trainer.model, self.trainer.processing_class, adapter=args.attribution_adapter
+    def _folder(self, args, *below):
+        return os.path.join(args.output_dir, STORE_FOLDER, *below)
+
+    def _of_first_run(self, args, step):
+        """What the first run has stored, and scores of the traces that it did not know."""
+        path = self._folder(args)
+        first = problem = None
+        try:
+            first = AttributionStore(path)
+        except (FileNotFoundError, ValueError) as error:
+            problem = error
+        # All have looked before one of them writes
+        self.trainer.accelerator.wait_for_everyone()
+        if first is None:
+            logger.warning(
+                f"Training resumes at step {step}, but the scores of a first run cannot be read ({problem}). All "
+                "traces are attributed with the model as it now is. To use the initial model's scores, make them with "
+                "`trl-segment attribute` and pass their folder as `attributions`."
             )
-        model, tokenizer = load_attribution_model(
+            return self._attribute(args, path)
+        stores = [first]
+        for name in sorted(os.listdir(path)):
+            if name.startswith(_RESUMED):
+                stores.append(AttributionStore(os.path.join(path, name)))
+        rows = self._rows_missing(ChainMap(*stores))
+        self.trainer.accelerator.wait_for_everyone()
+        if rows:
+            logger.warning(
+                f"Training resumes at step {step} with {len(rows)} of {self.trainer.num_traces} traces that the first "
+                f"run did not know ({', '.join(self.trainer.get_trace(row)[0] for row in rows[:5])}"
+                f"{', ...' if len(rows) > 5 else ''}). They are attributed with the model as it now is; the others "
+                "keep the scores of the initial model."
+            )
+            stores.append(self._attribute(args, self._folder(args, f"{_RESUMED}{step}"), rows))
+        return stores[0] if len(stores) == 1 else ChainMap(*stores)
+
+    def _rows_missing(self, store) -> list[int]:
+        tables = [self.trainer.segment_table, self.trainer.eval_segment_table]
+        keys = [key for table in tables if table is not None for key in table.keys]
+        return [row for row, key in enumerate(keys) if key not in store]
+
+    def _remove_epochs(self, args):
+        """Scores of an earlier run's later epochs: this run's model will have become another."""
+        folder = self._folder(args)
+
+        def remove():
+            for name in os.listdir(folder) if os.path.isdir(folder) else ():
+                if name.startswith((_EPOCH, _RESUMED)):
+                    shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+
+        self._on_main_process(remove)
+
+    def _on_main_process(self, work):
+        """One process does it, before any goes on: another would take away what the first has begun."""
+        if self.trainer.accelerator.is_main_process:
+            work()
+        self.trainer.accelerator.wait_for_everyone()
+
+    def _attribute(self, args, path, rows=None):
+        trainer = self.trainer
+        if trainer.attribution_model is not None:
+            model, tokenizer = trainer.attribution_model, trainer.attribution_processing_class
+            name_pad_token(model, tokenizer)
+            return self._attribute_with(args, path, model, tokenizer, adapter=True, rows=rows)
+        if args.attribution_model is None:
+            adapter = args.attribution_adapter
+            return self._attribute_with(args, path, trainer.model, trainer.processing_class, adapter, rows)
+        model, tokenizer = load_model(
             args.attribution_model,
             dtype=args.attribution_dtype,
             trust_remote_code=args.trust_remote_code,
-            accelerator=self.trainer.accelerator,
+            accelerator=trainer.accelerator,
         )
-        store = self._attribute_with(args, path, model, tokenizer, adapter=True)
+        store = self._attribute_with(args, path, model, tokenizer, adapter=True, rows=rows)
         del model
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return store
 
-    def _attribute_with(self, args, path, model, tokenizer, adapter):
-        accelerator = self.trainer.accelerator
-        parallelism = accelerator.parallelism_config
-        if parallelism is not None and parallelism.non_data_parallel_size > 1:
-            raise NotImplementedError(
-                "Attribution inside a run with tensor, context or sequence parallelism is not supported, since its "
-                "processes share the work on one trace. Make the attributions first with `trl-segment attribute` and "
-                "pass their folder as `attributions`."
-            )
-        if args.attribution_rule == "density" and accelerator.num_processes > 1:
-            raise NotImplementedError(
-                "The rule 'density' learns from the first traces of one process, but this run has "
-                f"{accelerator.num_processes}. Use another rule, or make the attributions first with `trl-segment "
-                "attribute`."
-            )
+    def _attribute_with(self, args, path, model, tokenizer, adapter, rows=None):
+        trainer, accelerator = self.trainer, self.trainer.accelerator
+        self._check_parallelism(args)
         autocast = "no"
-        if model is self.trainer.model:
+        if model is trainer.model:
             model, autocast = accelerator.unwrap_model(model), accelerator.mixed_precision
-        settings = attribution_settings(model, tokenizer, args, autocast=autocast)
-        if is_peft_model(model) and adapter:
-            settings["adapter"] = "on"
-        if self.trainer.segmenter is not None:
-            settings["segmenter"] = getattr(self.trainer.segmenter, "__qualname__", repr(self.trainer.segmenter))
+        config, selection = trainer.attribution, trainer.selection
+        settings = attribution_settings(
+            model, tokenizer, config, autocast, trainer.segmenter, selection, adapter=adapter
+        )
+        self._on_main_process(lambda: open_or_renew(path, settings))
         store = AttributionStore(path, settings)
-        mine = share_of_rows(range(self.trainer.num_traces), lambda row: self.trainer.get_trace(row)[1], store)
-        traces = (self.trainer.get_trace(row) for row in mine)
+        rows = range(trainer.num_traces) if rows is None else rows
+        mine = share_of_rows(rows, lambda row: trainer.get_trace(row)[1], store)
         adapter_off = contextlib.nullcontext() if adapter or not is_peft_model(model) else model.disable_adapter()
         # Another training run with the same output folder would do the same work twice
         alone = exclusive_run(path) if accelerator.is_main_process else contextlib.nullcontext()
         with adapter_off, alone:
             summary = attribute_traces(
-                traces,
+                (trainer.get_trace(row) for row in mine),
                 model,
                 tokenizer,
-                args,
+                config,
                 store,
                 total=len(mine),
                 progress=None if accelerator.is_main_process else False,
+                selection=selection,
             )
         balance = describe_balance(summary)
         if balance and accelerator.is_main_process:
             logger.info(f"Attribution: {balance}")
         accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            AttributionStore(path, settings).compact()
-        accelerator.wait_for_everyone()
+        self._on_main_process(AttributionStore(path, settings).compact)
         return AttributionStore(path, settings)
+
+    def _check_parallelism(self, args):
+        if parallel_over_one_trace(self.trainer.accelerator):
+            raise NotImplementedError(
+                "Attribution inside a run with tensor, context or sequence parallelism is not supported, since its "
+                "processes share the work on one trace. Make the attributions first with `trl-segment attribute` and "
+                "pass their folder as `attributions`."
+            )
+        if args.attribution_rule == "density" and self.trainer.accelerator.num_processes > 1:
+            raise NotImplementedError(
+                "The rule 'density' learns from the first traces of one process, but this run has "
+                f"{self.trainer.accelerator.num_processes}. Use another rule, or make the attributions first with "
+                "`trl-segment attribute`."
+            )

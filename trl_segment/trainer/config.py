@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from trl import SFTConfig
 
-from ..attribution.config import AttributionConfig
+from ..attribution import AttributionConfig
 from ..selection import SelectionConfig
 
 
@@ -17,20 +17,27 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
     r"""
     Configuration class for the [`SegmentSelectiveSFTTrainer`].
 
-    Takes every parameter of [`~trl.SFTConfig`], of [`~trl_segment.SelectionConfig`] (`tau`, `beta`, `keep_first`,
-    `keep_last`, `transition`, `min_tokens_to_mask`) and of [`~trl_segment.AttributionConfig`] (`segmenter`,
-    `segment_pattern`, `answer_column`, `question_template`, `attribution_rule`, `attribution_evaluations`,
-    `attribution_path`, `attribution_baseline`, `attribution_max_tokens`, `answer_template`), and:
+    Takes every parameter of [`~trl.SFTConfig`], those of the three classes below, and its own. `seed`, of both
+    [`~trl.SFTConfig`] and [`~trl_segment.SelectionConfig`], is one and the same here.
+
+    - [`~trl_segment.SelectionConfig`], which segments are kept: `selection`, `tau`, `beta`, `consistency_scale`,
+      `min_direction`, `min_strength`, `keep_first`, `keep_last`, `transition`, `min_tokens_to_mask`, `seed`.
+    - [`~trl_segment.AttributionConfig`], how traces are scored: `attribution_scorer`, `attribution_threshold`,
+      `attribution_rule`, `attribution_evaluations`, `attribution_tolerance`, `attribution_stop`,
+      `attribution_noise_samples`, `attribution_path`, `attribution_baseline`, `attribution_max_tokens`,
+      `answer_template`.
+    - [`~trl_segment.TraceConfig`], how a row is read: `segmenter`, `segment_pattern`, `answer_column`,
+      `question_template`.
 
     Parameters:
         dropped_segments (`str`, *optional*, defaults to `"mask"`):
-            What becomes of dropped segments: `"mask"` takes them out of the loss, `"weight"` leaves them in it with
+            Treatment of dropped segments: `"mask"` takes them out of the loss, `"weight"` leaves them in it with
             `dropped_weight`, `"prune"` takes them out of the sequence (the paper's comparison; needs `attributions`).
         dropped_weight (`float`, *optional*, defaults to `0.1`):
             Loss weight of the tokens of dropped segments with `dropped_segments="weight"`. The loss is divided by the
             sum of all weights.
         kept_weight (`float`, *optional*, defaults to `1.0`):
-            The same of kept segments. Tokens outside the reasoning weigh 1.
+            Loss weight of the tokens of kept segments. Tokens outside the reasoning weigh 1.
         eval_selective (`bool`, *optional*, defaults to `False`):
             Whether to log `eval_selective_loss`, the loss on the kept segments of the evaluation sets, beside the loss
             of their full completions. Their traces are attributed too; `attributions` must hold them.
@@ -38,7 +45,7 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
             Name or folder of another model to attribute with. It is loaded with its own tokenizer when training begins
             and freed before the first step. If `None`, the trained model is used.
         attribution_dtype (`str`, *optional*, defaults to `"auto"`):
-            Precision to load it in.
+            Precision to load `attribution_model` in.
         attribution_adapter (`bool`, *optional*, defaults to `False`):
             Whether the adapter of the trained model is on while it attributes.
         reattribute_every_epochs (`int`, *optional*):
@@ -59,7 +66,7 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
     dropped_segments: str = field(
         default="mask",
         metadata={
-            "help": "What becomes of dropped segments: 'mask' (out of the loss), 'weight' (in it with "
+            "help": "Treatment of dropped segments: 'mask' (out of the loss), 'weight' (in it with "
             "`dropped_weight`) or 'prune' (out of the sequence; needs `attributions`).",
             "choices": list(DROPPED_SEGMENTS),
         },

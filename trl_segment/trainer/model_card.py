@@ -10,10 +10,10 @@ import numpy as np
 from huggingface_hub import ModelCard
 
 from .. import __version__
-from ..attribution import AttributionStore
 from ..selection import SelectionConfig
+from ..store import AttributionStore, StoreSettings
 from .config import SegmentSelectiveSFTConfig
-from .data_collator import SelectionSummary
+from .segment_table import SelectionSummary
 
 
 # TRL's template has this heading; what was trained comes before what it was trained with
@@ -81,7 +81,7 @@ def selection_section(
         `str`: Markdown, from its heading to its last line.
     """
     # What a store was made with counts, not what a run that reads it was told
-    settings = {} if store is None else store.settings
+    settings = _settings_of(store)
     rows = [("Base model", _link(base_model, "")), ("Dataset", _link(dataset_name, "datasets/"))]
     if summary is not None:
         skipped = sum(map(len, summary.skipped.values()))
@@ -92,7 +92,7 @@ def selection_section(
         ]
     rows += [(_code(field.name), _code(getattr(config, field.name))) for field in fields(SelectionConfig)]
     for name in ("segmenter", "segment_pattern", "completion_rendering"):
-        value = settings.get(name, getattr(config, name))
+        value = getattr(settings, name, None) or getattr(config, name)
         rows += [] if value is None else [(_code(name), _code(value))]
     if config.reattribute_every_epochs is not None:
         rows.append(("`reattribute_every_epochs`", _code(config.reattribute_every_epochs)))
@@ -100,7 +100,7 @@ def selection_section(
         rows += _attribution_rows(config, store, keys)
     rows.append(("Versions", _versions(is_adapter)))
 
-    choice = _CHOICES[config.selection].format(scorer=settings.get("scorer", config.attribution_scorer))
+    choice = _CHOICES[config.selection].format(scorer=getattr(settings, "scorer", config.attribution_scorer))
     treatment = _TREATMENTS[config.dropped_segments].format(
         dropped_weight=config.dropped_weight, kept_weight=config.kept_weight
     )
@@ -184,18 +184,18 @@ def complete_card(card: str, section: str, metadata: dict[str, str] | None = Non
 
 def _attribution_rows(config, store, keys):
     """What the store says: who attributed, how, at what cost and with what error."""
-    settings = store.settings
+    settings = _settings_of(store)
     model = "the base model" if config.attribution_model is None else _link(config.attribution_model, "")
     if config.attributions is not None:
         model = "that of a store made beforehand"
-    parts = [f"`{settings['model_type']}`" if "model_type" in settings else None]
-    parts += [f"{name} {_code(settings[name])}" for name in ("weights", "dtype") if name in settings]
-    parts += ["with the adapter on" if settings.get("adapter") == "on" else None]
-    rows = [("Attribution model", ", ".join([model, *filter(None, parts)]))]
-    for name in ("scorer", "rule", "path", "baseline", "evaluations"):
-        if name in settings:
+    parts = [model, f"`{settings.model_type}`"]
+    parts += [f"{name} {_code(getattr(settings, name))}" for name in ("weights", "dtype") if getattr(settings, name)]
+    parts += ["with the adapter on"] if settings.adapter not in (None, "off") else []
+    rows = [("Attribution model", ", ".join(parts)), ("Attribution: scorer", _code(settings.scorer))]
+    for name in ("rule", "path", "baseline", "evaluations"):
+        if name in settings.options:
             label = "evaluations per trace, at most" if name == "evaluations" else name
-            rows.append((f"Attribution: {label}", _code(settings[name])))
+            rows.append((f"Attribution: {label}", _code(settings.options[name])))
 
     evaluations, defects, rises = array("q"), array("d"), array("d")
     for key in dict.fromkeys(store if keys is None else keys):
@@ -221,6 +221,13 @@ def _attribution_rows(config, store, keys):
             )
         )
     return rows
+
+
+def _settings_of(store) -> StoreSettings | None:
+    """Settings of a store, or of the first of several that a resumed run reads together."""
+    while store is not None and not hasattr(store, "settings"):
+        store = store.maps[0]
+    return None if store is None else store.settings
 
 
 def _versions(is_adapter):

@@ -1,69 +1,72 @@
-"""From rows to tokens that know their segment: the steps that dataset preparation adds to TRL's."""
+"""Dataset preparation around TRL's: which steps a dataset goes through, and what of it stays in the cache."""
 
-import dataclasses
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import copy
+import functools
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
+import pyarrow.compute as pc
+from datasets import Dataset, IterableDataset
 from datasets.fingerprint import Hasher, generate_random_fingerprint
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers.utils import logging
+from trl import pack_dataset
 
-from ..traces import (
-    Trace,
-    TraceConfig,
-    build_trace,
-    encode_with_spans,
-    join_completion,
-    locate_segments,
-    render_prompt,
-    row_name,
-    template_kwargs,
-    training_units,
+from .. import traces
+from ..configs import config_of
+from ..selection import SelectionConfig
+from ..store import KeyIndex, open_store
+from ..traces import Trace, render_prompt
+from . import rows as row_steps
+from ._trl_compat import PREPARED_COLUMNS, main_process_first
+from .rows import (
+    DESCRIBED,
+    EVAL_UNITS_COLUMN,
+    UNITS_COLUMN,
+    TraceReader,
+    add_units,
+    carry_trace,
+    cut_units,
+    describe_trace,
+    prune,
+    question_to_messages,
+    render_verbatim,
 )
+from .segment_table import SegmentTable
 
 
-# Column with the unit of each token, see [`~trl_segment.traces.training_units`]
-UNITS_COLUMN = "segment_units"
-# The same for evaluation sets, whose labels stay as they are
-EVAL_UNITS_COLUMN = "eval_segment_units"
-# Column that carries the trace of a streamed row through TRL's own steps
-_TRACE_COLUMN = "segment_trace"
+if TYPE_CHECKING:
+    from .config import SegmentSelectiveSFTConfig
 
 
-@dataclass
-class TraceReader:
-    """From a row of the training set to its trace."""
+logger = logging.get_logger(__name__)
 
-    config: TraceConfig
-    segmenter: Callable | None
-    answer_func: Callable | None
-    text_column: str
-    formatting_func: Callable | None
-
-    def __call__(self, row: Mapping[str, Any]) -> Trace:
-        formatted = row
-        if self.formatting_func is not None and "prompt" not in row:
-            answer = row.get(self.config.answer_column)
-            formatted = {self.text_column: self.formatting_func(row), self.config.answer_column: answer}
-        # The user's function gets the user's row
-        answer_func = None if self.answer_func is None else lambda _: self.answer_func(row)
-        return build_trace(formatted, self.config, self.segmenter, answer_func, self.text_column)
+# Everything that decides where segments lie. `datasets` knows functions of modules by their names alone: the steps that
+# it has cached would outlive a correction of them.
+_SHAPED_BY = [Path(row_steps.__file__), *sorted(Path(traces.__file__).parent.glob("*.py"))]
 
 
-def map_fingerprint(dataset: Dataset, step: str, tokenizer: PreTrainedTokenizerBase, *parts: Any) -> str:
+@functools.cache
+def _code_version() -> str:
+    digest = hashlib.sha256()
+    for path in _SHAPED_BY:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def map_fingerprint(dataset: Dataset, step: str, tokenizer: PreTrainedTokenizerBase | None, *parts: Any) -> str:
     """
-    Fingerprint of a step that uses a tokenizer, so that `datasets` need not pickle its whole vocabulary to find one.
+    Fingerprint of one of our steps: of this package's code, and of a tokenizer without pickling its whole vocabulary.
 
     Args:
         dataset ([`~datasets.Dataset`]):
             What the step is applied to.
         step (`str`):
             Its name.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            A fast tokenizer; its own serialization counts.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            A fast tokenizer that it uses; its own serialization counts.
         *parts:
             Everything else that changes what comes out.
 
@@ -72,120 +75,279 @@ def map_fingerprint(dataset: Dataset, step: str, tokenizer: PreTrainedTokenizerB
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     spelled = None if backend is None else backend.to_str()
+    template = None if tokenizer is None else tokenizer.chat_template
     try:
-        return Hasher.hash([dataset._fingerprint, step, spelled, tokenizer.chat_template, *parts])
+        return Hasher.hash([dataset._fingerprint, step, _code_version(), spelled, template, *parts])
     except Exception:
         # A user's function that cannot be hashed, by whatever it raises: nothing is cached, as in `datasets` itself
         return generate_random_fingerprint()
 
 
-def question_to_messages(row, reader):
-    trace = reader(row)
-    return {"prompt": trace.prompt, "completion": [{"role": "assistant", "content": trace.completion}]}
-
-
-def describe_trace(row, index, reader):
-    trace = reader(row)
-    segments = 0 if trace.problem else len(trace.segments)
-    return {"key": trace.key, "name": row_name(row, index), "num_segments": segments, "problem": trace.problem}
-
-
-def render_verbatim(row, tokenizer, reader):
-    trace = reader(row)
-    prompt = render_prompt(trace, tokenizer)
-    bos = tokenizer.bos_token
-    # TRL tokenizes text with the tokenizer's own special tokens, of which the template has written this one already
-    doubled = [tokenizer.bos_token_id] * 2
-    if not isinstance(trace.prompt, str) and bos and tokenizer(prompt, verbose=False)["input_ids"][:2] == doubled:
-        prompt = prompt.removeprefix(bos)
-    return {"prompt": prompt, "completion": join_completion(prompt, trace.completion)[0]}
-
-
-def _training_text(row, tokenizer, chat_template, text_column) -> tuple[str, bool]:
-    """The text that TRL tokenized a prepared row from, and whether the tokenizer added special tokens."""
-    if "prompt" in row and isinstance(row["prompt"], str):
-        return row["prompt"] + row["completion"], True
-    messages = row["prompt"] + row["completion"] if "prompt" in row else row.get("messages")
-    if messages is None:
-        return row[text_column], True
-    text = tokenizer.apply_chat_template(messages, tokenize=False, chat_template=chat_template, **template_kwargs(row))
-    return text, False
-
-
-def carry_trace(row, reader):
-    """Write the trace of a streamed row beside it, since later steps cannot go back to the row as it was."""
-    trace = reader(row)
-    return {_TRACE_COLUMN: json.dumps({"key": trace.key, **dataclasses.asdict(trace)})}
-
-
-def prune(row, trained):
-    kept = trained[np.asarray(row[UNITS_COLUMN])]
-    return {name: np.asarray(row[name])[kept] for name in ("input_ids", "labels", UNITS_COLUMN)}
-
-
-def cut_units(row, cut):
-    return {UNITS_COLUMN: row[UNITS_COLUMN][slice(*cut)]}
-
-
-def add_units(row, index, rows, reader, tokenizer, chat_template, offsets, cut, tokenized, column):
+class Preparation:
     """
-    The units of a prepared row's tokens.
+    Dataset preparation around TRL's: rows become text, tokens learn the number of their segment.
 
     Args:
-        row (`dict`):
-            Row as TRL prepared it, with `input_ids`.
-        index (`int`):
-            Its number.
-        rows ([`~datasets.Dataset`] or `None`):
-            The rows as they were; `None` if they are streamed, and carry their trace.
+        args ([`~trl_segment.SegmentSelectiveSFTConfig`]):
+            Configuration.
         reader ([`TraceReader`]):
-            Reads them.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the trained model.
-        chat_template (`str` or `None`):
-            Template that TRL rendered with, if not the tokenizer's.
-        offsets (`np.ndarray` or [`~trl_segment.attribution.key_index.KeyIndex`]):
-            What to add to a row's units to make them unique, by row number; for streamed rows by key.
-        cut (`tuple[int | None, int | None]`):
-            Tokens to keep.
-        tokenized (`bool`):
-            Whether the row came with its tokens.
-        column (`str`):
-            Where the units go.
+            Reads rows.
 
-    Returns:
-        `dict`: The column of units, int32.
-
-    Raises:
-        `ValueError`: If the reasoning is not in the training text, or a streamed row has no attribution.
-        `RuntimeError`: If the text does not give the row's tokens.
+    Attributes:
+        table ([`~trl_segment.trainer.SegmentTable`] or `None`):
+            Segments of the training set, once it is prepared.
+        eval_table ([`~trl_segment.trainer.SegmentTable`] or `None`):
+            Segments of evaluation sets, with `eval_selective`.
+        trace_sets (`list[tuple[Dataset, Dataset]]`):
+            Rows of both as they were, and where their segments lie.
     """
-    if rows is None:
-        carried = json.loads(row[_TRACE_COLUMN])
-        key = carried.pop("key")
-        trace, name = Trace(**carried), row_name(row, index)
-        if trace.problem is None and key not in offsets:
-            raise ValueError(
-                f"{name} of the streamed dataset has no attribution in the store. Attributions belong to a trace's "
-                "exact prompt, reasoning, answer and segments. Run `trl-segment attribute` on the same rows with the "
-                "same segmenter and columns."
-            )
-        offset = offsets.get(key)
-    else:
-        trace, name, offset = reader(rows[index]), row_name(rows[index], index), offsets[index]
-    if trace.problem is not None or offset is None:
-        return {column: np.zeros(len(row["input_ids"]), dtype=np.int32)[slice(*cut)]}
-    if tokenized:
-        text, add_special_tokens = tokenizer.decode(row["input_ids"]), False
-    else:
-        text, add_special_tokens = _training_text(row, tokenizer, chat_template, reader.text_column)
-    ids, spans = encode_with_spans(tokenizer, text, add_special_tokens)
-    if not np.array_equal(ids, row["input_ids"]):
-        raise RuntimeError(
-            f"{name}: this example has {len(row['input_ids'])} tokens, but its text gives {len(ids)} or others, so "
-            "segments cannot be placed. If it was tokenized beforehand, use the trainer's own tokenizer; if the chat "
-            "template depends on the time or on chance, fix it."
+
+    def __init__(self, args: "SegmentSelectiveSFTConfig", reader: TraceReader):
+        self.args, self.reader = args, reader
+        self.table: SegmentTable | None = None
+        self.eval_table: SegmentTable | None = None
+        self.trace_sets: list[tuple[Dataset, Dataset]] = []
+        # With every segment kept there is nothing to number
+        self.selective = args.selection != "all"
+        self.numbers_evaluation = self.selective and args.eval_selective
+        self._trains_questions = False
+
+    def begin(self, dataset):
+        """
+        The training set as the parent's constructor is to see it: it looks at the columns to decide what the loss is
+        on.
+
+        Args:
+            dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+                Training set.
+
+        Returns:
+            [`~datasets.Dataset`] or [`~datasets.IterableDataset`]: With prompts and completions for question rows.
+        """
+        self._trains_questions = self.has_questions(dataset)
+        with main_process_first():
+            return self.as_prompt_completion(dataset)
+
+    def has_questions(self, dataset) -> bool:
+        """Whether the rows are in none of TRL's formats."""
+        columns = column_names(dataset)
+        return not (self.reader.formatting_func or "input_ids" in columns or self._has_text(columns))
+
+    def _has_text(self, columns):
+        """Whether these are the columns of one of TRL's text formats."""
+        text_formats = (
+            {"prompt", "completion"},
+            {"messages"},
+            {"conversations"},
+            {"images"},
+            {"image"},
+            {self.reader.text_column},
         )
-    units = training_units(text, spans, locate_segments(text, trace, tokenizer.name_or_path))
-    units[units > 0] += offset
-    return {column: units[slice(*cut)]}
+        return any(text_format <= columns for text_format in text_formats)
+
+    def as_prompt_completion(self, dataset):
+        """Question and solution rows as conversational prompt-completion rows; other formats as they are."""
+        if not self.has_questions(dataset):
+            return dataset
+        return self._map(dataset, question_to_messages, "questions", fn_kwargs={"reader": self.reader})
+
+    def prepare(self, dataset, tokenizer, args, packing, formatting_func, name, chat_template, parent):
+        """
+        Prepare a dataset. The parameters are those of [`~trl.SFTTrainer`]'s own step, and:
+
+        Args:
+            chat_template (`str` or `None`):
+                Template that TRL renders with, if not the tokenizer's.
+            parent (`Callable`):
+                TRL's step.
+
+        Returns:
+            [`~datasets.Dataset`] or [`~datasets.IterableDataset`]: Tokens, labels and, for the training set and for
+            evaluation sets with `eval_selective`, the column of units.
+
+        Raises:
+            `ValueError`: If the segments of the training set cannot be found among its tokens.
+        """
+        if isinstance(tokenizer, ProcessorMixin):
+            if self.selective:
+                raise ValueError(
+                    f"The model's processor is a {type(tokenizer).__name__}, for a model that sees images. Pass its "
+                    "tokenizer as `processing_class` to train on text alone, or `selection='all'` to train as "
+                    "SFTTrainer does."
+                )
+            return parent(dataset, tokenizer, args, packing, formatting_func, name)
+        training = self.selective and name == "train" and self.table is None
+        questions = self.has_questions(dataset) or (name == "train" and self._trains_questions)
+        verbatim = args.completion_rendering == "verbatim" or (args.completion_rendering == "auto" and questions)
+        # Datasets that are passed to `evaluate` arrive here first
+        dataset = self.as_prompt_completion(dataset)
+        if not training:
+            dataset = without_units(dataset)
+        streaming = isinstance(dataset, IterableDataset)
+        tokenized = "input_ids" in column_names(dataset)
+        numbered = training or (self.numbers_evaluation and not streaming)
+        if training and tokenized and not self._has_text(column_names(dataset)):
+            raise ValueError(
+                "`train_dataset` is already tokenized (it has 'input_ids') and has no text beside the tokens, so its "
+                "segments cannot be found. Keep the columns that it was tokenized from, in any format that SFTTrainer "
+                "takes, or pass the text alone."
+            )
+        rows = described = offsets = None
+        if numbered:
+            dataset, rows, described, offsets = self._number(dataset, training)
+        if verbatim and not tokenized:
+            dataset = self._map(
+                dataset,
+                render_verbatim,
+                "verbatim",
+                tokenizer,
+                fn_kwargs={"tokenizer": tokenizer, "reader": self.reader},
+                remove_columns=sorted({"messages", "conversations"} & column_names(dataset)),
+            )
+        if not numbered:
+            return parent(dataset, tokenizer, args, packing, formatting_func, name)
+        if not streaming and not tokenized and (first := self.reader.text_of(rows[0])).prompt:
+            # A template that loses the question is found before TRL tokenizes with it
+            render_prompt(first, tokenizer)
+        # The parent tokenizes and builds labels, of everything, in order
+        whole = copy.copy(args)
+        whole.max_length, whole.shuffle_dataset = None, False
+        dataset = parent(dataset, tokenizer, whole, False, formatting_func, name)
+        pruned = training and args.dropped_segments == "prune"
+        if not streaming and args.max_length is not None and training and not pruned:
+            self._report_cut(dataset, args.max_length, splits=packing and args.packing_strategy != "bfd")
+        column = UNITS_COLUMN if training else EVAL_UNITS_COLUMN
+        # Packing cuts by itself; otherwise the units are cut as the parent is about to cut tokens and labels
+        cut = (None, None)
+        if args.max_length is not None and not packing:
+            cut = (-args.max_length, None) if args.truncation_mode == "keep_end" else (None, args.max_length)
+        places = {
+            "offsets": offsets,
+            "chat_template": chat_template,
+            "cut": (None, None) if pruned else cut,
+            "tokenized": tokenized,
+            "column": column,
+        }
+        dataset = self._map(
+            dataset,
+            add_units,
+            "units",
+            tokenizer,
+            *places.values(),
+            with_indices=True,
+            fn_kwargs={
+                "rows": rows,
+                "described": described,
+                "reader": self.reader,
+                "tokenizer": tokenizer,
+                **places,
+            },
+        )
+        if pruned:
+            dataset = self._prune(dataset, cut)
+        if not packing:
+            return parent(dataset, tokenizer, args, False, None, name)
+        return self._pack(dataset, args, column)
+
+    def _map(self, dataset, function, step, tokenizer=None, *parts, **kwargs):
+        if isinstance(dataset, IterableDataset):
+            return dataset.map(function, **kwargs)
+        fingerprint = map_fingerprint(dataset, step, tokenizer, self.reader.described(), *parts)
+        return dataset.map(function, num_proc=self.args.dataset_num_proc, new_fingerprint=fingerprint, **kwargs)
+
+    def _prune(self, dataset, cut):
+        """What is left is trained in full, so that the units have done their work."""
+        self.table.fill(open_store(self.args.attributions), config_of(SelectionConfig, self.args))
+        num_proc = self.args.dataset_num_proc
+        dataset = dataset.map(prune, fn_kwargs={"trained": self.table.trained.numpy()}, num_proc=num_proc)
+        return dataset.map(cut_units, fn_kwargs={"cut": cut}, num_proc=num_proc)
+
+    def _pack(self, dataset, args, column):
+        """The parent's packing drops the column of units, so these few lines stand in for it."""
+        if args.max_length is None:
+            raise ValueError("When packing is enabled, `max_length` can't be `None`.")
+        dataset = dataset.select_columns([*PREPARED_COLUMNS, column])
+        map_kwargs = {} if isinstance(dataset, IterableDataset) else {"num_proc": args.dataset_num_proc}
+        if args.shuffle_dataset:
+            dataset = dataset.shuffle(seed=args.seed)
+        dataset = pack_dataset(dataset, args.max_length, args.packing_strategy, map_kwargs)
+        return dataset.shuffle(seed=args.seed) if args.shuffle_dataset else dataset
+
+    def _report_cut(self, dataset, max_length, splits):
+        """Name the traces that are longer than what is trained of them."""
+        lengths = pc.list_value_length(dataset.with_format("arrow")[:]["input_ids"]).to_numpy()
+        long = np.flatnonzero(lengths > max_length)
+        if len(long) and not splits:
+            names = [self.table.names[index] for index in long[:5]]
+            logger.warning(
+                f"{len(long)} of {len(lengths)} traces are longer than max_length={max_length:,} tokens (the longest "
+                f"has {lengths.max():,}) and are cut; segments beyond it are not trained, kept or not: "
+                f"{', '.join(names)}{', ...' if len(long) > 5 else ''}"
+            )
+
+    def _number(self, dataset, training):
+        """Make or extend a table of segments; the dataset, its rows as they are, and what to add to their units."""
+        if isinstance(dataset, IterableDataset):
+            # Which rows will come is not known, but what can come is: what the store holds
+            columns = [], [], [], []
+            for row in open_store(self.args.attributions).values():
+                for column, value in zip(columns, (row.key, row.name, len(row.num_tokens), row.problem), strict=True):
+                    column.append(value)
+            self.table = table = SegmentTable(*columns)
+            offsets = KeyIndex(table.keys, table.offsets)
+            return dataset.map(carry_trace, fn_kwargs={"reader": self.reader}), None, None, offsets
+        # As Python objects, whatever format the user has set
+        rows = dataset.with_format(None)
+        described = self._map(
+            rows,
+            describe_trace,
+            "described",
+            with_indices=True,
+            fn_kwargs={"reader": self.reader},
+            remove_columns=rows.column_names,
+            features=DESCRIBED,
+        )
+        columns = described.with_format("arrow")[:]
+        table = SegmentTable(*(columns[name] for name in ("key", "name", "num_segments", "problem")))
+        self.trace_sets.append((rows, described))
+        offsets = table.offsets
+        if training:
+            self.table = table
+        elif self.eval_table is None:
+            self.eval_table = table
+        else:
+            offsets = self.eval_table.extend(table)
+        return dataset, rows, described, offsets
+
+    @property
+    def num_traces(self) -> int:
+        """Number of rows with numbered segments: of the training set before packing, then of evaluation sets."""
+        return sum(len(rows) for rows, _ in self.trace_sets)
+
+    def get_trace(self, index: int) -> tuple[str, Trace]:
+        """
+        Name and trace of a row.
+
+        Args:
+            index (`int`):
+                Row number, counted through the training set and on through the evaluation sets.
+
+        Returns:
+            `tuple[str, Trace]`: Both.
+        """
+        for rows, described in self.trace_sets:  # noqa: B007
+            if index < len(rows):
+                break
+            index -= len(rows)
+        return described[index]["name"], self.reader.restore(rows[index], described[index])
+
+
+def column_names(dataset) -> set[str]:
+    """Names of a dataset's columns; a streamed one may not know them before its first row."""
+    return set(dataset.column_names or next(iter(dataset)))
+
+
+def without_units(dataset):
+    """A dataset that was prepared for training, as one to evaluate on."""
+    prepared = hasattr(dataset, "column_names") and UNITS_COLUMN in (dataset.column_names or ())
+    return dataset.remove_columns(UNITS_COLUMN) if prepared else dataset

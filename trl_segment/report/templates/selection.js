@@ -1,15 +1,19 @@
 "use strict";
 
-// The rule of trl_segment/selection.py, operation for operation: both must give the same bits, which
-// tests/test_trace_page.py checks.
+// The rule of trl_segment/selection/select.py, operation for operation: both must give the same bits, which
+// tests/report/test_trace_page.py checks.
 
 function attributionStrength(segments) {
-  return segments.map((segment) => segment.sum_abs / Math.sqrt(Math.max(segment.num_tokens, 1)));
+  // A score of the segment as a whole, or the sum of its tokens'
+  return segments.map((segment) => segment.score ?? segment.sum_abs / Math.sqrt(Math.max(segment.num_tokens, 1)));
 }
+
+// Scores of whole segments give them no direction
+const isDirected = (segments) => segments.every((segment) => segment.score === undefined);
 
 function directionConsistency(segments) {
   return segments.map(({ sum_abs, sum_signed }) =>
-    Math.min(Math.abs(sum_signed) / (sum_abs > 0 ? sum_abs : 1), 1),
+    sum_abs === undefined ? 0 : Math.min(Math.abs(sum_signed) / (sum_abs > 0 ? sum_abs : 1), 1),
   );
 }
 
@@ -54,12 +58,17 @@ function strongSegments(segments, config) {
 function selectSegments(segments, config) {
   const tokens = segments.reduce((sum, segment) => sum + segment.num_tokens, 0);
   const strong = strongSegments(segments, config);
+  const directed = isDirected(segments);
   const consistency = scaledConsistency(segments, config.consistency_scale);
-  const unranked = segments.every((segment) => segment.sum_abs === 0) || tokens < config.min_tokens_to_mask;
+  const unranked =
+    config.selection === "all" ||
+    attributionStrength(segments).every((value) => value === 0) ||
+    tokens < config.min_tokens_to_mask;
   return segments.map(({ sum_abs, sum_signed }, i) => {
     const forced = i < config.keep_first || i >= segments.length - config.keep_last;
-    const supports = sum_signed >= config.min_direction * sum_abs;
-    const kept = unranked || forced || (strong[i] && supports && consistency[i] <= config.beta);
+    const supports = !directed || sum_signed >= config.min_direction * sum_abs;
+    const mixed = !directed || consistency[i] <= config.beta;
+    const kept = unranked || forced || (strong[i] && supports && mixed);
     if (!kept && !strong[i]) return { kept, verdict: "dropped, weak" };
     if (!kept) return { kept, verdict: supports ? "dropped, one-sided" : "dropped, against" };
     return { kept, verdict: forced ? "kept, always" : "kept" };

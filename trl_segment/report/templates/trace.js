@@ -82,6 +82,7 @@ const short = (value) => (value === null ? "–" : Number(value.toPrecision(3)).
 const scored = data.problem === null;
 const strength = scored ? attributionStrength(segments) : [];
 const consistency = scored ? directionConsistency(segments) : [];
+const directed = isDirected(segments);
 const total = strength.reduce((sum, value) => sum + value, 0);
 const strongest = Math.max(...strength, Number.MIN_VALUE);
 // One segment often has most of the strength; the square root lets the others be told apart
@@ -135,11 +136,13 @@ function showText() {
 function showFacts() {
   const { f_input, f_baseline, completeness_gap, evaluations, stopped_by } = data.scores;
   byId("log-probability").textContent = Math.abs(f_input) < 0.1 ? short(f_input) : decimal(f_input);
-  byId("log-probability-label").textContent = `log p(answer); baseline ${decimal(f_baseline)}`;
+  byId("log-probability-label").textContent =
+    f_baseline === null ? "log p(answer)" : `log p(answer); baseline ${decimal(f_baseline)}`;
   const increase = Math.abs(f_input - f_baseline);
   const gap = completeness_gap === null || !increase ? null : Math.abs(completeness_gap) / increase;
   byId("gap").textContent = gap === null ? "–" : percent(gap, gap < 0.001 ? 3 : 1);
-  byId("gap-label").textContent = `completeness gap, ${integer(evaluations)} evaluations`;
+  byId("gap-label").textContent =
+    (gap === null ? "no completeness gap, " : "completeness gap, ") + `${integer(evaluations)} evaluations`;
   for (const [key, value] of Object.entries({ ...data.scores, ...data.settings })) {
     const shown = value !== null && typeof value === "object" ? JSON.stringify(value) : String(value);
     byId("settings").append(make("div", {}, make("dt", { textContent: key }), make("dd", { textContent: shown })));
@@ -237,9 +240,9 @@ function showTable() {
     const cells = [
       make("td", {}, link),
       make("td", {}, bar, total > 0 ? percent(strength[index] / total) : short(strength[index])),
-      make("td", { textContent: consistency[index].toFixed(2) }),
+      make("td", { textContent: directed ? consistency[index].toFixed(2) : "–" }),
       make("td", { textContent: integer(segment.num_tokens) }),
-      make("td", { textContent: (segment.sum_signed > 0 ? "+" : "") + short(segment.sum_signed) }),
+      make("td", { textContent: directed ? (segment.sum_signed > 0 ? "+" : "") + short(segment.sum_signed) : "–" }),
       ...(hasRoles ? [make("td", { className: "words", textContent: segment.role ?? "" })] : []),
       verdict,
       opens,
@@ -281,7 +284,9 @@ function sortRows() {
 
 // Runs with every move of a slider
 function showSelection() {
-  const selection = selectSegments(segments, state);
+  const selection = data.drawn
+    ? data.drawn.map((verdict) => ({ kept: verdict.startsWith("kept"), verdict }))
+    : selectSegments(segments, state);
   let keptSegments = 0;
   let keptTokens = 0;
   selection.forEach(({ kept, verdict }, index) => {
@@ -295,7 +300,8 @@ function showSelection() {
       view.dot.classList.toggle("forced", verdict === "kept, always");
       view.section.ariaLabel =
         `Segment ${index + 1}, ${verdict}, ${percent(total > 0 ? strength[index] / total : 0)} of the strength, ` +
-        `consistency ${consistency[index].toFixed(2)}, ${segments[index].num_tokens} tokens`;
+        (directed ? `consistency ${consistency[index].toFixed(2)}, ` : "") +
+        `${segments[index].num_tokens} tokens`;
     }
   });
   const parts = (value, whole) => [`${integer(value)} `, make("small", { textContent: `of ${integer(whole)}` })];
@@ -324,7 +330,8 @@ function showSelection() {
     if (document.activeElement !== byId(`keep-${name}`)) byId(`keep-${name}`).value = state[`keep_${name}`];
   }
   byId("command").textContent =
-    (level === "tau" ? "" : "--selection threshold ") +
+    (state.selection === "attribution" ? "" : `--selection ${state.selection} `) +
+    (data.drawn ? `--seed ${state.seed} ` : "") +
     `--${level} ${state[level]} --beta ${state.beta} --keep_first ${state.keep_first} --keep_last ${state.keep_last}` +
     (state.consistency_scale === "absolute" ? "" : ` --consistency_scale ${state.consistency_scale}`) +
     (state.min_direction > -1 ? ` --min_direction ${state.min_direction}` : "") +
@@ -391,6 +398,12 @@ function connectControls() {
   if (state.consistency_scale !== "absolute") {
     const meant = { chance: "highest kept, above chance", rank: "highest rank of consistency kept" };
     byId("beta-label").lastElementChild.textContent = meant[state.consistency_scale];
+  }
+  if (data.drawn) {
+    // Other thresholds are another draw
+    const title = "The page cannot draw again: make it with other thresholds";
+    const controls = byId("side").querySelectorAll(".sliders input, .ends input, .ends button");
+    for (const control of controls) Object.assign(control, { disabled: true, title });
   }
   const within = (input, text) => {
     const value = Number(text);

@@ -1,0 +1,98 @@
+"""The comparison scorers against full logits and autograd by hand."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny_model, tiny_tokenizer
+
+from trl_segment.attribution import SCORERS, AttributionConfig
+
+
+SEGMENTS = [(3, 9), (9, 14), (14, 21)]
+TARGET = (24, 26)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(tiny_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return np.random.default_rng(0).integers(3, 300, size=30)
+
+
+def score(model, name, ids, **options):
+    result = SCORERS[name](model, **options).attribute(ids, TARGET, SEGMENTS)
+    return result, result.segments.strength
+
+
+def log_probs(model, ids):
+    with torch.no_grad():
+        return model(torch.tensor(ids)[None]).logits[0].log_softmax(-1)
+
+
+def answer(model, ids, target):
+    return sum(log_probs(model, ids)[t - 1, ids[t]].item() for t in range(*target))
+
+
+@pytest.mark.parametrize("positions", [None, 64])
+def test_perplexity_is_the_mean_surprisal_of_the_segments_tokens(positions, model, ids):
+    result, strength = score(model, "perplexity", ids, max_tokens_per_forward=positions)
+    table = log_probs(model, ids)
+    for (start, end), got in zip(SEGMENTS, strength, strict=True):
+        assert got == pytest.approx(-np.mean([table[t - 1, ids[t]].item() for t in range(start, end)]), rel=1e-5)
+    assert not result.segments.directed and result.segments.sum_signed is None
+    assert result.f_baseline is None and result.completeness_gap is None
+    assert result.f_input == pytest.approx(answer(model, ids, TARGET), rel=1e-5)
+
+
+def test_entropy_is_that_of_the_predictions_of_the_segments_tokens(model, ids):
+    _, strength = score(model, "entropy", ids)
+    table = log_probs(model, ids)
+    entropy = -(table.exp() * table).sum(-1)
+    for (start, end), got in zip(SEGMENTS, strength, strict=True):
+        assert got == pytest.approx(entropy[start - 1 : end - 1].mean().item(), rel=1e-5)
+
+
+def test_confidence_gain_is_what_a_segment_adds_in_front_of_the_suffix(model, ids):
+    _, strength = score(model, "confidence_gain", ids)
+    values = []
+    for end in (3, 9, 14, 21):
+        shortened = np.concatenate([ids[:end], ids[21:26]])
+        values.append(answer(model, shortened, (end + 3, end + 5)))
+    assert strength == pytest.approx(np.maximum(np.diff(values), 0), rel=1e-4, abs=1e-6)
+    assert strength.max() > 0
+
+
+def test_gradient_times_input_by_autograd(model, ids):
+    result, _ = score(model, "gradient_x_input", ids)
+    embeddings = model.get_input_embeddings()(torch.tensor(ids)).detach().requires_grad_(True)
+    table = model(inputs_embeds=embeddings[None]).logits[0].log_softmax(-1)
+    (gradient,) = torch.autograd.grad(sum(table[t - 1, ids[t]] for t in range(*TARGET)), embeddings)
+    expected = (gradient * embeddings).sum(-1).detach().numpy()
+    assert result.tokens == pytest.approx(expected[: TARGET[1]], rel=1e-4, abs=1e-6)
+    assert result.segments.sum_signed[1] == pytest.approx(expected[9:14].sum(), rel=1e-4)
+    assert result.segments.sum_abs[1] == pytest.approx(np.abs(expected[9:14]).sum(), rel=1e-4)
+    assert result.evaluations == 1
+
+
+def test_random_scores_belong_to_the_sequence(model, ids):
+    (_, first), (_, again), (_, other) = (score(model, "random", x) for x in (ids, ids, ids[::-1].copy()))
+    assert first.tolist() == again.tolist()
+    assert first.tolist() != other.tolist()
+    assert ((first >= 0) & (first < 1)).all()
+
+
+def test_an_unknown_scorer_is_refused():
+    with pytest.raises(ValueError, match=r"Unknown attribution scorer 'shap'.*perplexity"):
+        AttributionConfig(attribution_scorer="shap")
+
+
+def test_the_model_is_left_as_it_was(model, ids):
+    model.train()
+    for name in ("gradient_x_input", "perplexity", "confidence_gain"):
+        score(model, name, ids)
+    assert model.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    model.eval()

@@ -1,0 +1,111 @@
+"""Runs that are started through a launcher, in processes of their own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from helpers import REPOSITORY, make_rows, tiny_model, tiny_tokenizer
+
+from trl_segment.cli import main as cli
+from trl_segment.store import AttributionStore
+
+
+CONFIGS = REPOSITORY / "examples" / "accelerate_configs"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("launch")
+    tokenizer = tiny_tokenizer()
+    tiny_model(tokenizer).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    (folder / "traces.jsonl").write_text("\n".join(map(json.dumps, make_rows(5))) + "\n")
+    return folder
+
+
+def arguments(folder, output):
+    return (
+        f"--model_name_or_path {folder / 'model'} --dataset_name {folder / 'traces.jsonl'} --output_dir {output} "
+        "--max_steps 2 --logging_steps 1 --save_strategy no --bf16 False --use_cpu --report_to none --tau 0.3 "
+        "--attribution_rule midpoint --attribution_evaluations 3 --gradient_checkpointing False --save_strategy steps "
+        "--save_steps 2"
+    ).split()
+
+
+def cpu_config(name, folder, processes=2):
+    """A config of the examples, changed in what a GPU machine is."""
+    text = (CONFIGS / f"{name}.yaml").read_text()
+    for key, value in {"use_cpu": "true", "mixed_precision": "'no'", "num_processes": processes}.items():
+        text = re.sub(rf"^{key}: .*$", f"{key}: {value}", text, flags=re.MULTILINE)
+    (folder / f"{name}.yaml").write_text(text + "main_process_port: 0\n")
+    return str(folder / f"{name}.yaml")
+
+
+def trainer_state(output):
+    return json.loads((output / "checkpoint-2" / "trainer_state.json").read_text())
+
+
+def test_sft_takes_launch_arguments_like_trl_sft(folder, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(f"accelerate_config: {cpu_config('single_gpu', tmp_path, processes=1)}\ntau: 0.9\n")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "trl_segment.cli.main", "sft", "--config", str(config), "--num_machines", "1"]
+    done = subprocess.run(
+        [*command, *arguments(folder, tmp_path / "out")], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    # In this process the same arguments, the launcher's left out, give the same
+    cli.main(["sft", *arguments(folder, tmp_path / "here")])
+    launched, here = trainer_state(tmp_path / "out"), trainer_state(tmp_path / "here")
+    assert [log.get("loss") for log in launched["log_history"]] == [log.get("loss") for log in here["log_history"]]
+
+
+def test_attribution_in_a_run_of_two_processes_equals_one_process(folder, tmp_path):
+    """Five traces on two ranks. Which process count the run had is read from what it wrote."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "trl_segment.cli.sft", *arguments(folder, tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    cli.main(["sft", *arguments(folder, tmp_path / "one"), "--per_device_train_batch_size", "16"])
+    one, two = (AttributionStore(tmp_path / run / "_attributions") for run in ("one", "two"))
+    assert one.settings == two.settings
+    assert set(one) == set(two)
+    for key in one:
+        assert two[key].sum_signed == pytest.approx(one[key].sum_signed, rel=1e-5, abs=1e-8)
+    # two processes of eight rows a step see the five rows, two of them twice to be even
+    states = [trainer_state(tmp_path / run) for run in ("one", "two")]
+    assert states[0]["train_batch_size"] == 16
+    assert states[1]["train_batch_size"] == 8
+    assert (tmp_path / "two" / "checkpoint-2" / "rng_state_1.pth").exists()
+    assert "Segment selection over 5 traces" in done.stdout
+    assert done.stdout.count("Segment selection") == 1
+
+
+def test_attribute_shares_the_traces_among_processes(folder, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = (
+        f"--model_name_or_path {folder / 'model'} --dataset_name {folder / 'traces.jsonl'} "
+        "--attribution_rule midpoint --attribution_evaluations 3"
+    ).split()
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", cpu_config("multi_gpu", tmp_path)]
+    command = [*launcher, "--module", "trl_segment.cli.attribute", *options, "--attributions", str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    counts = re.findall(r"Process (\d) of 2: (\d) traces: (\d) attributed", done.stdout)
+    assert sorted(counts) in ([("1", "2", "2"), ("2", "3", "3")], [("1", "3", "3"), ("2", "2", "2")])
+    assert re.search(r"2 processes, busy for [\d.]+ s on average, the slowest 1\.\d\d times that", done.stdout)
+    cli.main(["attribute", *options, "--attributions", str(tmp_path / "one")])
+    one, two = (AttributionStore(tmp_path / run) for run in ("one", "two"))
+    assert one.settings == two.settings
+    assert set(one) == set(two)
+    for key in one:
+        assert two[key].sum_signed == pytest.approx(one[key].sum_signed, rel=1e-6, abs=1e-9)

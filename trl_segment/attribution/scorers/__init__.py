@@ -1,0 +1,23 @@
+"""Scorers: Integrated Gradients, leave-one-out sweeps, and what the paper compares with. One class each, one table."""
+
+from .base import SCORERS, Attribution, Scorer
+from .integrated_gradients import IntegratedGradients
+from .predictions import ConfidenceGain, Entropy, GradientTimesInput, Perplexity, RandomScores
+from .recursive import RecursiveAttribution
+from .sweeps import BackwardSweep, CounterfactualSweep
+
+
+__all__ = [
+    "SCORERS",
+    "Attribution",
+    "BackwardSweep",
+    "ConfidenceGain",
+    "CounterfactualSweep",
+    "Entropy",
+    "GradientTimesInput",
+    "IntegratedGradients",
+    "Perplexity",
+    "RandomScores",
+    "RecursiveAttribution",
+    "Scorer",
+]

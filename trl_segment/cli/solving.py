@@ -1,0 +1,287 @@
+"""The part that `evaluate` and `generate` share: a model solves problems."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from ..report.text import printable
+from ..traces import TraceConfig
+from ..traces.trace import QUESTION_TEMPLATE
+from .data import load_splits
+from .errors import UserError
+from .output import count, say
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from ..evaluation.generation import DecodingConfig
+    from ..evaluation.outputs import OutputFile, Problem
+
+
+@dataclass
+class DecodingArguments:
+    """
+    How outputs are made.
+
+    Parameters:
+        samples (`int`, *optional*, defaults to `1`):
+            Outputs per problem.
+        temperature (`float`, *optional*, defaults to `0.0`):
+            0 is greedy decoding.
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Nucleus sampling.
+        max_new_tokens (`int`, *optional*, defaults to `32768`):
+            Length limit of an output.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the samples.
+        batch_size (`int`, *optional*, defaults to `64`):
+            Outputs made at a time.
+        backend (`str`, *optional*, defaults to `"transformers"`):
+            `"transformers"` or `"vllm"`.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether to print the plan of the run and its cost, and stop. No weight is loaded.
+        dtype (`str`, *optional*, defaults to `"auto"`):
+            Precision to load the models in.
+        attn_implementation (`str`, *optional*):
+            Attention kernel.
+        chat_template_path (`str`, *optional*):
+            Jinja file to use in place of the tokenizer's chat template.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether code from the Hub may run.
+    """
+
+    samples: int = field(default=1, metadata={"help": "Outputs per problem."})
+    temperature: float = field(default=0.0, metadata={"help": "0 is greedy decoding; the paper samples at 0.6."})
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling, in (0, 1]."})
+    max_new_tokens: int = field(default=32768, metadata={"help": "Length limit of an output."})
+    seed: int = field(default=0, metadata={"help": "Seed of the samples."})
+    batch_size: int = field(default=64, metadata={"help": "Outputs made at a time."})
+    backend: str = field(
+        default="transformers", metadata={"help": "Engine that decodes.", "choices": ["transformers", "vllm"]}
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Print the plan of the run and its cost, and stop."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Precision of the weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+    )
+    attn_implementation: str | None = field(default=None, metadata={"help": "Attention kernel."})
+    chat_template_path: str | None = field(
+        default=None, metadata={"help": "Jinja file to use in place of the tokenizer's chat template."}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Whether code from the Hub may run."})
+
+
+@dataclass
+class ProblemArguments:
+    r"""
+    How problem sets are read.
+
+    Parameters:
+        max_problems (`int`, *optional*):
+            Only the first so many problems of each set.
+        problems_split (`str`, *optional*):
+            Split of a Hub dataset. Defaults to `test`, or the only one.
+        question_template (`str`, *optional*):
+            User turn made of a question; `{question}` stands for it. Defaults to the paper's, as in training.
+        answer_column (`str`, *optional*, defaults to `"answer"`):
+            Column with the right answer.
+    """
+
+    max_problems: int | None = field(default=None, metadata={"help": "Only the first so many problems of each set."})
+    problems_split: str | None = field(
+        default=None, metadata={"help": "Split of a Hub dataset. By default test, or the only one."}
+    )
+    question_template: str = field(
+        default=QUESTION_TEMPLATE, metadata={"help": "User turn made of a question; {question} stands for it."}
+    )
+    answer_column: str = field(default="answer", metadata={"help": "Column with the right answer."})
+
+    @property
+    def trace_config(self) -> TraceConfig:
+        """How rows are read."""
+        return TraceConfig(question_template=self.question_template, answer_column=self.answer_column)
+
+
+def load_problems(name: str, args: ProblemArguments):
+    """
+    Load a problem set, or outputs made elsewhere.
+
+    Args:
+        name (`str`):
+            File or Hub name.
+        args ([`ProblemArguments`]):
+            Split and number of rows.
+
+    Returns:
+        [`~datasets.Dataset`]: Rows.
+
+    Raises:
+        `UserError`: If there is no such split.
+    """
+    splits = load_splits(name, split="only")
+    split = next(iter(splits))
+    if len(splits) > 1:
+        split = args.problems_split or "test"
+        if split not in splits:
+            raise UserError(
+                f"{name!r} has the splits {', '.join(splits)}, not {split!r}. Choose one with --problems_split."
+            )
+    rows = splits[split]
+    return rows.select(range(min(args.max_problems or len(rows), len(rows))))
+
+
+def plan_outputs(
+    models: dict[str, str], problems: dict[str, str], args: DecodingArguments, problem_args: ProblemArguments
+) -> None:
+    """
+    Print the number of outputs and their greatest length. No weight is loaded.
+
+    Args:
+        models (`dict[str, str]`):
+            Label and name of each model or adapter.
+        problems (`dict[str, str]`):
+            Label and name of each problem set.
+        args ([`DecodingArguments`]):
+            How many outputs, and how long.
+        problem_args ([`ProblemArguments`]):
+            How problem sets are read.
+    """
+    from ..evaluation.outputs import read_problems
+
+    total = 0
+    for label, path in problems.items():
+        found = len(read_problems(load_problems(path, problem_args), problem_args.trace_config))
+        total += found * args.samples
+        say(f"{label}: {count(found, 'problem')} x {count(args.samples, 'output')}")
+    how = "greedy" if args.temperature == 0 else f"temperature {args.temperature:g}"
+    say(
+        f"{len(models)} x {count(total, 'output')} ({', '.join(models)}), {how}, of at most {args.max_new_tokens:,} "
+        f"tokens: {len(models) * total * args.max_new_tokens:,} tokens if none ended before. Outputs that were made "
+        "already are not made again. Nothing was loaded or written."
+    )
+
+
+class Engine(NamedTuple):
+    """
+    A model that is ready to decode.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or `None`):
+            The model, if transformers decodes.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        decode (`Callable` or `None`):
+            Another engine.
+        settings (`dict[str, Any]`):
+            Everything that the outputs depend on.
+    """
+
+    model: "PreTrainedModel | None"
+    tokenizer: "PreTrainedTokenizerBase"
+    decode: Callable | None
+    settings: dict[str, Any]
+
+
+def load_engine(path: str, args: DecodingArguments, decoding: "DecodingConfig") -> Engine:
+    """
+    Load a model to decode with.
+
+    Args:
+        path (`str`):
+            Hub name or folder of a model or adapter.
+        args ([`DecodingArguments`]):
+            How it is loaded.
+        decoding ([`~trl_segment.evaluation.generation.DecodingConfig`]):
+            How outputs are made.
+
+    Returns:
+        [`Engine`]: The model, ready to decode.
+    """
+    if args.backend == "vllm":
+        from ..evaluation.vllm_backend import VLLMDecoder
+        from ..models import load_tokenizer
+
+        tokenizer = load_tokenizer(
+            path, chat_template_path=args.chat_template_path, trust_remote_code=args.trust_remote_code
+        )
+        decoder = VLLMDecoder(path, decoding, args.batch_size, args.dtype, args.trust_remote_code)
+        settings = {"backend": "vllm", "model": path, "dtype": args.dtype}
+        return Engine(None, tokenizer, decoder, {**settings, **asdict(decoding)})
+    from ..models import load_model, weights_fingerprint
+
+    model, tokenizer = load_model(
+        path,
+        dtype=args.dtype,
+        attn_implementation=args.attn_implementation,
+        chat_template_path=args.chat_template_path,
+        trust_remote_code=args.trust_remote_code,
+        merge_adapter=True,
+    )
+    settings = {"backend": "transformers", "weights": weights_fingerprint(model), "dtype": str(model.dtype)}
+    return Engine(model, tokenizer, None, {**settings, **asdict(decoding)})
+
+
+def solve(
+    problems: "list[Problem]",
+    engine: Engine,
+    decoding: "DecodingConfig",
+    args: DecodingArguments,
+    file: "OutputFile",
+    description: str,
+) -> list[list[dict]]:
+    """
+    Let a model solve problems, with a bar.
+
+    Args:
+        problems (`list[Problem]`):
+            Problems.
+        engine ([`Engine`]):
+            The model.
+        decoding ([`~trl_segment.evaluation.generation.DecodingConfig`]):
+            How outputs are made.
+        args ([`DecodingArguments`]):
+            How many, and how many at a time.
+        file ([`~trl_segment.evaluation.outputs.OutputFile`]):
+            Takes the outputs; those that it has are not made again.
+        description (`str`):
+            Text in front of the bar.
+
+    Returns:
+        `list[list[dict]]`: Records by problem and sample.
+    """
+    from ..evaluation.outputs import solve_problems
+
+    total = len(problems) * args.samples
+    known = sum(record["sample"] < args.samples for record in file.records.values())
+    with _bar(total, min(known, total), description) as (on_step, on_output):
+        return solve_problems(
+            problems,
+            engine.model,
+            engine.tokenizer,
+            decoding,
+            args.samples,
+            file,
+            args.batch_size,
+            on_step,
+            on_output,
+            engine.decode,
+        )
+
+
+@contextmanager
+def _bar(total, known, description) -> Iterator[tuple[Callable[[int], None], Callable[[dict], None]]]:
+    """A bar over outputs, and the functions that move it at each step and each output."""
+    started, tokens = time.monotonic(), 0
+    with tqdm(total=total, initial=known, desc=printable(description), unit=" outputs") as bar:
+
+        def on_step(made):
+            nonlocal tokens
+            tokens += made
+            bar.set_postfix_str(f"{tokens / (time.monotonic() - started):,.0f} tokens/s", refresh=False)
+
+        yield on_step, lambda record: bar.update()

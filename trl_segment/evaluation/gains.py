@@ -1,0 +1,83 @@
+"""Gains of segments in a model's confidence in the right answer, computed once and kept in a file."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..traces import Trace, attributed_sequence, render_prompt
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+# Scale of the confidence, with the unit of its gains
+CONFIDENCES = {"log_probability": "nats", "probability": "probability"}
+
+
+class SegmentGains:
+    """
+    Gains of segments. Those that the file knows cost nothing.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            JSONL file with the log-probabilities of each trace, which is continued.
+        load (`Callable`):
+            Returns model and tokenizer. Called when the first trace is asked for.
+        confidence (`str`, *optional*, defaults to `"log_probability"`):
+            Scale of the confidence: `"log_probability"` or `"probability"`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        load: "Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]",
+        confidence: str = "log_probability",
+    ):
+        self.path = Path(path)
+        self.confidence = confidence
+        self._load = load
+        self._engine = self._file = None
+
+    def __call__(self, trace: Trace, answer_template: str) -> np.ndarray | str:
+        """
+        Gains of the segments of a trace.
+
+        Args:
+            trace ([`~trl_segment.Trace`]):
+                A trace that can be attributed.
+            answer_template (`str`):
+                Text behind the reasoning, see [`~trl_segment.AttributionConfig`].
+
+        Returns:
+            `np.ndarray` or `str`: Confidence after each segment minus that before it, shape (segments,), or why there
+            is none.
+        """
+        from .confidence import answer_log_probs
+
+        model, tokenizer, file = self._open()
+        names = ("key", "answer_template", "prompt")
+        known = (trace.key, answer_template, render_prompt(trace, tokenizer)[-200:])
+        if known not in file.records:
+            sequence = attributed_sequence(trace, tokenizer, answer_template)
+            if sequence.problem is not None:
+                return sequence.problem
+            values = answer_log_probs(model, sequence.input_ids, sequence.target, sequence.segments)
+            file.append({**dict(zip(names, known, strict=True)), "log_probs": values.tolist()})
+        values = np.array(file.records[known]["log_probs"])
+        gains = np.diff(values if self.confidence == "log_probability" else np.exp(values))
+        return gains if np.isfinite(gains).all() else "the log-probabilities of the answer are not finite"
+
+    def _open(self):
+        if self._engine is None:
+            from ..models import weights_fingerprint
+            from .outputs import OutputFile
+
+            model, tokenizer = self._load()
+            settings = {"weights": weights_fingerprint(model), "dtype": str(model.dtype)}
+            self._engine = model, tokenizer
+            self._file = OutputFile(self.path, settings, key=("key", "answer_template", "prompt"))
+        return *self._engine, self._file

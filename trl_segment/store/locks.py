@@ -1,0 +1,51 @@
+"""Locks on a store's folder, which end with the process that holds them."""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .journal import lock
+
+
+@contextlib.contextmanager
+def exclusive_run(path: str | os.PathLike, share: tuple[int, int] | None = None) -> Iterator[None]:
+    """
+    Keep other runs off a store while this one attributes into it: they would do the same work twice.
+
+    Rows are safe without it. The lock ends with the process, however that ends.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            Folder of the store.
+        share (`tuple[int, int]`, *optional*):
+            Which share of the dataset the run has, of how many; runs with other shares go on beside it.
+
+    Raises:
+        `RuntimeError`: If another run holds the store, or this share of it.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(path, "run", shared=share is not None))
+        if share is not None:
+            stack.enter_context(locked(path, "shard-{}-of-{}".format(*share)))
+        yield
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike, name: str, shared: bool = False, wait: bool = False) -> Iterator[None]:
+    path = Path(folder) / ".locks" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        if lock(file.fileno(), shared, wait) is False:
+            file.seek(0)
+            raise RuntimeError(
+                f"Another run is at work on the attribution store at {str(folder)!r} ({name}: {file.read().strip()}). "
+                "Wait until it has ended and start again (what it has stored costs nothing), or give this run another "
+                "folder. Jobs that are to share a dataset each take a part of it with `--shard`."
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}")
+        file.flush()
+        yield

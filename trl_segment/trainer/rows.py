@@ -1,0 +1,233 @@
+"""The steps of preparation, row by row: from a row to its trace, its text, and tokens that know their segment."""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Features, Sequence, Value
+
+from ..traces import (
+    Trace,
+    TraceConfig,
+    build_trace,
+    describe_segmenter,
+    encode_with_spans,
+    join_completion,
+    load_segmenter,
+    locate_segments,
+    read_text,
+    render_prompt,
+    row_name,
+    template_kwargs,
+    training_units,
+)
+
+
+# Column with the unit of each token, see [`~trl_segment.traces.training_units`]
+UNITS_COLUMN = "segment_units"
+# The same for evaluation sets, whose labels stay as they are
+EVAL_UNITS_COLUMN = "eval_segment_units"
+# Column that carries the trace of a streamed row through TRL's own steps
+_TRACE_COLUMN = "segment_trace"
+
+
+@dataclass
+class TraceReader:
+    """
+    From a row of the training set to its trace.
+
+    Args:
+        config ([`~trl_segment.TraceConfig`]):
+            How rows are read.
+        segmenter (`Callable`, *optional*):
+            The user's function that cuts, in place of `config.segmenter`.
+        answer_func (`Callable`, *optional*):
+            The user's function that finds a row's answer, in place of `config.answer_column`.
+        text_column (`str`):
+            Column of the language-modeling format.
+        formatting_func (`Callable`, *optional*):
+            The user's function that makes text of a row.
+    """
+
+    config: TraceConfig
+    segmenter: Callable | None
+    answer_func: Callable | None
+    text_column: str
+    formatting_func: Callable | None
+
+    def __call__(self, row: Mapping[str, Any]) -> Trace:
+        # The user's function gets the user's row
+        answer_func = None if self.answer_func is None else lambda _: self.answer_func(row)
+        return build_trace(self._formatted(row), self.config, self.segmenter, answer_func, self.text_column)
+
+    def text_of(self, row: Mapping[str, Any]) -> Trace:
+        """The row's prompt and completion, as a trace that nobody has cut into segments."""
+        prompt, completion = read_text(self._formatted(row), self.config, self.text_column)
+        return Trace(prompt, completion, (0, 0), (), None, template_kwargs(row))
+
+    def restore(self, row: Mapping[str, Any], described: Mapping[str, Any]) -> Trace:
+        """The trace of a row that was cut before, from what [`describe_trace`] has kept of it."""
+        return dataclasses.replace(
+            self.text_of(row),
+            reasoning=tuple(described["reasoning"]),
+            segments=tuple(itertools.pairwise(described["bounds"])),
+            answer=described["answer"],
+            problem=described["problem"],
+        )
+
+    def _formatted(self, row):
+        if self.formatting_func is None or "prompt" in row:
+            return row
+        answer = row.get(self.config.answer_column)
+        return {self.text_column: self.formatting_func(row), self.config.answer_column: answer}
+
+    def described(self) -> list[Any]:
+        """What its traces depend on besides the rows, for fingerprints: also the source of the user's functions."""
+        functions = [self.segmenter, self.answer_func, self.formatting_func]
+        if ":" in self.config.segmenter:
+            functions.append(load_segmenter(self.config.segmenter))
+        sources = [describe_segmenter(function) for function in functions if function is not None]
+        return [dataclasses.asdict(self.config), self.text_column, sources, functions]
+
+
+def question_to_messages(row, reader):
+    trace = reader.text_of(row)
+    return {"prompt": trace.prompt, "completion": [{"role": "assistant", "content": trace.completion}]}
+
+
+def describe_trace(row, index, reader):
+    """Where the segments of a row lie: the only place where a row is cut."""
+    trace = reader(row)
+    return {
+        "key": trace.key,
+        "name": row_name(row, index),
+        "num_segments": 0 if trace.problem else len(trace.segments),
+        "problem": trace.problem,
+        "answer": trace.answer,
+        "reasoning": list(trace.reasoning),
+        "bounds": [start for start, _ in trace.segments] + [end for _, end in trace.segments[-1:]],
+    }
+
+
+# Arrow would take the type of a column from the first rows, where it may be null in all of them
+DESCRIBED = Features(
+    {
+        **{name: Value("string") for name in ("key", "name", "problem", "answer")},
+        "num_segments": Value("int64"),
+        **{name: Sequence(Value("int64")) for name in ("reasoning", "bounds")},
+    }
+)
+
+
+def render_verbatim(row, tokenizer, reader):
+    trace = reader.text_of(row)
+    prompt = render_prompt(trace, tokenizer)
+    bos = tokenizer.bos_token
+    # TRL tokenizes text with the tokenizer's own special tokens, of which the template has written this one already
+    doubled = [tokenizer.bos_token_id] * 2
+    if not isinstance(trace.prompt, str) and bos and tokenizer(prompt, verbose=False)["input_ids"][:2] == doubled:
+        prompt = prompt.removeprefix(bos)
+    return {"prompt": prompt, "completion": join_completion(prompt, trace.completion)[0]}
+
+
+def _training_text(row, tokenizer, chat_template, text_column) -> tuple[str, bool]:
+    """The text that TRL tokenized a prepared row from, and whether the tokenizer added special tokens."""
+    if "prompt" in row and isinstance(row["prompt"], str):
+        return row["prompt"] + row["completion"], True
+    messages = row["prompt"] + row["completion"] if "prompt" in row else row.get("messages")
+    if messages is None:
+        return row[text_column], True
+    text = tokenizer.apply_chat_template(messages, tokenize=False, chat_template=chat_template, **template_kwargs(row))
+    return text, False
+
+
+def carry_trace(row, reader):
+    """Write the trace of a streamed row beside it, since later steps cannot go back to the row as it was."""
+    trace = reader(row)
+    return {_TRACE_COLUMN: json.dumps({"key": trace.key, **dataclasses.asdict(trace)})}
+
+
+def prune(row, trained):
+    kept = trained[np.asarray(row[UNITS_COLUMN])]
+    return {name: np.asarray(row[name])[kept] for name in ("input_ids", "labels", UNITS_COLUMN)}
+
+
+def cut_units(row, cut):
+    return {UNITS_COLUMN: row[UNITS_COLUMN][slice(*cut)]}
+
+
+def add_units(row, index, rows, described, reader, tokenizer, chat_template, offsets, cut, tokenized, column):
+    """
+    The units of a prepared row's tokens.
+
+    Args:
+        row (`dict`):
+            Row as TRL prepared it, with `input_ids`.
+        index (`int`):
+            Its number.
+        rows ([`~datasets.Dataset`] or `None`):
+            The rows as they were; `None` if they are streamed, and carry their trace.
+        described ([`~datasets.Dataset`] or `None`):
+            What [`describe_trace`] says of them.
+        reader ([`TraceReader`]):
+            Reads them.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the trained model.
+        chat_template (`str` or `None`):
+            Template that TRL rendered with, if not the tokenizer's.
+        offsets (`np.ndarray` or [`~trl_segment.store.KeyIndex`]):
+            What to add to a row's units to make them unique, by row number; for streamed rows by key.
+        cut (`tuple[int | None, int | None]`):
+            Tokens to keep.
+        tokenized (`bool`):
+            Whether the row came with its tokens.
+        column (`str`):
+            Where the units go.
+
+    Returns:
+        `dict`: The column of units, int32.
+
+    Raises:
+        `ValueError`: If the reasoning is not in the training text, or a streamed row has no attribution.
+        `RuntimeError`: If the text does not give the row's tokens.
+    """
+    if rows is None:
+        carried = json.loads(row[_TRACE_COLUMN])
+        key = carried.pop("key")
+        trace, name = Trace(**carried), row_name(row, index)
+        if trace.problem is None and key not in offsets:
+            raise ValueError(
+                f"{name} of the streamed dataset has no attribution in the store. Attributions belong to a trace's "
+                "exact prompt, reasoning, answer and segments. Run `trl-segment attribute` on the same rows with the "
+                "same segmenter and columns."
+            )
+        offset = offsets.get(key)
+    else:
+        trace, name, offset = reader.restore(rows[index], described[index]), described[index]["name"], offsets[index]
+    labels = row.get("labels")
+    if labels is not None and np.shape(labels) != np.shape(row["input_ids"]):
+        raise ValueError(
+            f"{name}: the dataset's own column 'labels' holds {labels if np.ndim(labels) == 0 else len(labels)!r} "
+            f"{'' if np.ndim(labels) == 0 else 'entries '}for {len(row['input_ids'])} tokens. SFTTrainer takes this "
+            "column for token labels: rename it if it holds something else."
+        )
+    if trace.problem is not None or offset is None:
+        return {column: np.zeros(len(row["input_ids"]), dtype=np.int32)[slice(*cut)]}
+    if tokenized:
+        text, add_special_tokens = tokenizer.decode(row["input_ids"]), False
+    else:
+        text, add_special_tokens = _training_text(row, tokenizer, chat_template, reader.text_column)
+    ids, spans = encode_with_spans(tokenizer, text, add_special_tokens)
+    if not np.array_equal(ids, row["input_ids"]):
+        raise RuntimeError(
+            f"{name}: this example has {len(row['input_ids'])} tokens, but its text gives {len(ids)} or others, so "
+            "segments cannot be placed. If it was tokenized beforehand, use the trainer's own tokenizer; if the chat "
+            "template depends on the time or on chance, fix it."
+        )
+    units = training_units(text, spans, locate_segments(text, trace, tokenizer.name_or_path))
+    units[units > 0] += offset
+    return {column: units[slice(*cut)]}
