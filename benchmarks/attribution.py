@@ -58,8 +58,8 @@ COLUMNS = (
     *("engine", "rule", "path", "tokens", "vocabulary", "evaluations", "l1_error", "jaccard", "exact"),
     *("free_jaccard", "free_exact", "wall_ratio", "peak_mib", "timed", "mfu"),
 )
-PAPER = SelectionConfig()
-FREE = SelectionConfig(keep_first=0, keep_last=0)
+PAPER = SelectionConfig(consistency_scale="absolute")
+FREE = SelectionConfig(consistency_scale="absolute", keep_first=0, keep_last=0)
 # Of this package: label, path, settings
 RULES = (
     ("simpson", "all", {"rule": "simpson"}),
@@ -174,7 +174,9 @@ def measure_fidelity(count, device):
         `tuple[list[dict], str]`: Rows, and what is to be said about the reference.
     """
     model, sequences, others = load_world(count, device)
-    density = IntegratedGradients(model).learn_density([(s.input_ids, s.target, s.segments) for s in others])
+    density = IntegratedGradients(model, path="all").learn_density(
+        [(s.input_ids, s.target, s.segments) for s in others]
+    )
     common = {"density": density, "max_tokens_per_forward": 2048}
     engines = [SharingNodes(model, path=path, **common, **settings) for _, path, settings in RULES]
     references = {path: SharingNodes(model, path=path, **common, **REFERENCE) for path in ("all", "reasoning")}

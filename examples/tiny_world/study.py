@@ -87,24 +87,26 @@ class Arm:
 FREE = ("--keep_first", "0", "--keep_last", "0")
 ABOVE = ("--selection", "threshold", "--min_strength", str(THRESHOLD), *FREE)
 ALL_STRONG = ("--beta", "1")
+# The paper's scale of consistency, which is not the default
+PAPER = ("--consistency_scale", "absolute")
 ORACLE = ("--selection", "threshold", "--min_strength", "0.5", *FREE)
 
 ARMS = (
     Arm("full", None, ("--selection", "all"), settings=3),
-    Arm("paper", settings=3),
-    Arm("paper, every transition", options=("--transition", "every")),
-    Arm("paper, no transition", options=("--transition", "none")),
-    Arm("paper, not forced", options=FREE, settings=0),
+    Arm("paper", options=PAPER, settings=3),
+    Arm("paper, every transition", options=(*PAPER, "--transition", "every")),
+    Arm("paper, no transition", options=(*PAPER, "--transition", "none")),
+    Arm("paper, not forced", options=(*PAPER, *FREE), settings=0),
     Arm("strength only, not forced", options=(*ALL_STRONG, *FREE), settings=0),
     Arm("strength only", options=ALL_STRONG),
-    Arm("consistency only", options=("--tau", "1")),
-    Arm("random", options=("--selection", "random")),
+    Arm("consistency only", options=(*PAPER, "--tau", "1")),
+    Arm("random", options=(*PAPER, "--selection", "random")),
     Arm("perplexity", "perplexity", ALL_STRONG, matched=True),
     Arm("entropy", "entropy", ALL_STRONG, matched=True),
     Arm("confidence gain", "confidence_gain", ALL_STRONG, matched=True),
     Arm("oracle", "oracle", ORACLE, settings=3),
     Arm("oracle, pruned", "oracle", (*ORACLE, "--dropped_segments", "prune")),
-    Arm("paper, pruned", options=("--dropped_segments", "prune")),
+    Arm("paper, pruned", options=(*PAPER, "--dropped_segments", "prune")),
     Arm("signed", options=(*ALL_STRONG, *FREE, "--min_direction", "-0.2")),
     Arm("consistency above chance", options=("--consistency_scale", "chance", *FREE)),
     Arm("consistency by rank", options=("--consistency_scale", "rank", *FREE)),
@@ -113,7 +115,7 @@ ARMS = (
     Arm("counterfactual", "counterfactual", ABOVE, settings=3),
 )
 SCORERS = {
-    "integrated_gradients": ("--attribution_rule", "density"),
+    "integrated_gradients": ("--attribution_path", "all", "--attribution_rule", "density"),
     "perplexity": (),
     "entropy": (),
     "confidence_gain": (),

@@ -117,7 +117,7 @@ def sequence():
 
 def test_learnt_density_is_the_share_of_each_cell(sequence):
     model, ids, target, segments = sequence
-    density = IntegratedGradients(model).learn_density([(ids, target, segments)] * 2, cells=5)
+    density = IntegratedGradients(model, path="all").learn_density([(ids, target, segments)] * 2, cells=5)
     embed = model.get_input_embeddings()
     values = []
     with torch.no_grad():
@@ -128,21 +128,25 @@ def test_learnt_density_is_the_share_of_each_cell(sequence):
             values.append(sum(logits[t - 1, ids[t]].item() for t in range(*target)))
     mass = np.abs(np.diff(values))
     assert density == pytest.approx(mass / mass.sum(), rel=1e-4)
-    engine = IntegratedGradients(model, rule="density", evaluations=12, density=density)
+    engine = IntegratedGradients(model, rule="density", evaluations=12, density=density, path="all")
     assert engine.attribute(ids, target, segments).evaluations == 12
     with pytest.raises(ValueError, match="learn_density"):
-        IntegratedGradients(model, rule="density").attribute(ids, target, segments)
+        IntegratedGradients(model, rule="density", path="all").attribute(ids, target, segments)
 
 
 def test_engine_says_what_stopped_it(sequence):
     model, ids, target, segments = sequence
-    tight = IntegratedGradients(model, tolerance=1e-6, evaluations=21).attribute(ids, target, segments)
+    tight = IntegratedGradients(model, "simpson", tolerance=1e-6, evaluations=21, path="all").attribute(
+        ids, target, segments
+    )
     assert (tight.evaluations, tight.stopped_by) == (21, "cap")
-    loose = IntegratedGradients(model, tolerance=0.01, evaluations=201).attribute(ids, target, segments)
+    loose = IntegratedGradients(model, "simpson", tolerance=0.01, evaluations=201, path="all").attribute(
+        ids, target, segments
+    )
     assert loose.stopped_by == "tolerance"
     assert loose.defect <= 0.01 * abs(loose.f_input - loose.f_baseline)
     assert abs(loose.completeness_gap) <= loose.defect + 1e-6
-    decided = IntegratedGradients(model, tolerance=1e-6, evaluations=401, stop="decision")
+    decided = IntegratedGradients(model, "simpson", tolerance=1e-6, evaluations=401, stop="decision", path="all")
     assert decided.attribute(ids, target, segments).stopped_by == "decision"
     with pytest.raises(ValueError, match="needs the segments"):
         decided.attribute(ids, target)
@@ -151,13 +155,19 @@ def test_engine_says_what_stopped_it(sequence):
 def test_smoothgrad_is_the_mean_over_noisy_inputs(sequence):
     model, ids, target, segments = sequence
     options = {"rule": "gauss_legendre", "evaluations": 24}
-    plain = IntegratedGradients(model, **options).attribute(ids, target, segments)
-    still = IntegratedGradients(model, noise_samples=2, noise_scale=0.0, **options).attribute(ids, target, segments)
+    plain = IntegratedGradients(model, **options, path="all").attribute(ids, target, segments)
+    still = IntegratedGradients(model, noise_samples=2, noise_scale=0.0, **options, path="all").attribute(
+        ids, target, segments
+    )
     assert still.tokens == pytest.approx(plain.tokens, rel=1e-4, abs=1e-5)
-    noisy = IntegratedGradients(model, noise_samples=3, noise_scale=0.2, **options).attribute(ids, target, segments)
+    noisy = IntegratedGradients(model, noise_samples=3, noise_scale=0.2, **options, path="all").attribute(
+        ids, target, segments
+    )
     assert noisy.evaluations == 3 * 24
     assert not np.allclose(noisy.tokens, plain.tokens, rtol=1e-2)
-    again = IntegratedGradients(model, noise_samples=3, noise_scale=0.2, **options).attribute(ids, target, segments)
+    again = IntegratedGradients(model, noise_samples=3, noise_scale=0.2, **options, path="all").attribute(
+        ids, target, segments
+    )
     assert np.array_equal(noisy.tokens, again.tokens)
     # By hand, with the noise that the seed gives: F is the mean over the noisy inputs
     embed = model.get_input_embeddings()

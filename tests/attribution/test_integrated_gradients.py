@@ -111,7 +111,7 @@ def close(ours, theirs, tolerance=1e-5):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_paper_rule_is_the_hand_written_loop(architecture):
     model = make_model(architecture, torch.float64)
-    result = IntegratedGradients(model, "paper", 50).attribute(IDS, TARGET, SEGMENTS)
+    result = IntegratedGradients(model, "paper", 50, path="all").attribute(IDS, TARGET, SEGMENTS)
     expected = loop(model, IDS, TARGET, np.linspace(0, 1, 50), [1 / 50] * 50, pad_base(model, IDS))
     close(result.tokens, expected)
     # Per segment
@@ -134,7 +134,7 @@ def test_paper_rule_is_the_hand_written_loop(architecture):
 )
 def test_every_rule_is_the_loop_over_its_nodes(rule, nodes_and_weights):
     model = make_model(dtype=torch.float64)
-    result = IntegratedGradients(model, rule, 7).attribute(IDS, TARGET, SEGMENTS)
+    result = IntegratedGradients(model, rule, 7, path="all").attribute(IDS, TARGET, SEGMENTS)
     close(result.tokens, loop(model, IDS, TARGET, *nodes_and_weights(7), pad_base(model, IDS)))
     assert result.evaluations == 7
 
@@ -156,7 +156,7 @@ def test_equals_captum_layer_integrated_gradients(architecture, rule, method):
     attributions, delta = LayerIntegratedGradients(forward, model.get_input_embeddings()).attribute(
         ids, baselines=torch.full_like(ids, PAD), n_steps=16, method=method, return_convergence_delta=True
     )
-    result = IntegratedGradients(model, rule, 16).attribute(IDS, TARGET, SEGMENTS)
+    result = IntegratedGradients(model, rule, 16, path="all").attribute(IDS, TARGET, SEGMENTS)
     close(result.tokens, attributions[0].sum(-1).detach().double().numpy())
     assert result.completeness_gap == pytest.approx(delta.item(), abs=1e-5)
 
@@ -172,7 +172,7 @@ def test_equals_captum_integrated_gradients_in_float32():
     attributions = CaptumIntegratedGradients(forward).attribute(
         embed(model, IDS), baselines=pad_base(model, IDS), n_steps=16, method="gausslegendre"
     )
-    result = IntegratedGradients(model, "gauss_legendre", 16).attribute(IDS, TARGET, SEGMENTS)
+    result = IntegratedGradients(model, "gauss_legendre", 16, path="all").attribute(IDS, TARGET, SEGMENTS)
     close(result.tokens, attributions[0].sum(-1).detach().double().numpy(), 2e-5)
 
 
@@ -181,7 +181,7 @@ def test_equals_captum_integrated_gradients_in_float32():
 def test_completeness_closes_as_nodes_grow(architecture, rule, shrinks):
     """With eight times the nodes: the paper's rule gains a factor of about 8, the second-order rules one of 64."""
     model = make_model(architecture, torch.float64)
-    few, many = (IntegratedGradients(model, rule, n).attribute(IDS, TARGET) for n in (64, 512))
+    few, many = (IntegratedGradients(model, rule, n, path="all").attribute(IDS, TARGET) for n in (64, 512))
     assert abs(few.completeness_gap) > 1e-4
     assert abs(many.completeness_gap) < abs(few.completeness_gap) / shrinks
     assert abs(many.completeness_gap) < 0.2 * abs(many.f_input - many.f_baseline)
@@ -196,7 +196,7 @@ def test_nodes_run_together_or_alone_give_the_same():
     results = {}
     for budget in (1, 19, 19 * 3 + 5, 10**6):
         seen.clear()
-        engine = IntegratedGradients(model, "midpoint", 8, max_tokens_per_forward=budget)
+        engine = IntegratedGradients(model, "midpoint", 8, max_tokens_per_forward=budget, path="all")
         results[budget] = engine.attribute(IDS, TARGET, SEGMENTS)
         # The last answer token is not fed: 19 tokens
         together = {1: 1, 19: 1, 62: 3, 10**6: 8}[budget]
@@ -217,7 +217,7 @@ def test_reasoning_path_moves_the_reasoning_alone():
     close(result.tokens, loop(model, IDS, TARGET, *gauss_legendre(12), base))
     assert not result.tokens[:3].any() and not result.tokens[15:].any() and result.tokens[3:15].all()
     assert result.f_baseline == pytest.approx(answer_log_probability(model, IDS, TARGET, base).item(), rel=1e-6)
-    everything = IntegratedGradients(model, "gauss_legendre", 12).attribute(IDS, TARGET, SEGMENTS)
+    everything = IntegratedGradients(model, "gauss_legendre", 12, path="all").attribute(IDS, TARGET, SEGMENTS)
     assert everything.tokens[:3].all() and everything.f_baseline != pytest.approx(result.f_baseline, rel=1e-3)
 
 
@@ -236,7 +236,7 @@ def test_baselines_are_what_the_embedding_module_gives(architecture, baseline):
     """Gemma's module scales what it looks up, so the mean of its vectors is not the mean of its weight."""
     model = make_model(architecture, torch.float64)
     base = baseline_vector(model, baseline).expand(1, len(IDS), -1)
-    result = IntegratedGradients(model, "midpoint", 6, baseline=baseline).attribute(IDS, TARGET)
+    result = IntegratedGradients(model, "midpoint", 6, baseline=baseline, path="all").attribute(IDS, TARGET)
     close(result.tokens, loop(model, IDS, TARGET, *midpoint(6), base))
     assert result.f_baseline == pytest.approx(answer_log_probability(model, IDS, TARGET, base).item(), rel=1e-5)
 
@@ -250,15 +250,15 @@ def test_first_of_several_eos_tokens_is_the_baseline():
 def test_baselines_that_do_not_exist_are_refused():
     model = make_model()
     with pytest.raises(ValueError, match=r"Unknown baseline 'bos'. Pass one of 'pad', 'eos', 'zero', 'mean', or"):
-        IntegratedGradients(model, baseline="bos")
+        IntegratedGradients(model, baseline="bos", path="all")
     with pytest.raises(ValueError, match="baseline token 61 is not one of the model's 61 embeddings"):
-        IntegratedGradients(model, baseline=VOCAB)
+        IntegratedGradients(model, baseline=VOCAB, path="all")
     with pytest.raises(ValueError, match="baseline token -1 is not one"):
-        IntegratedGradients(model, baseline=-1)
+        IntegratedGradients(model, baseline=-1, path="all")
     model.config.pad_token_id = None
     with pytest.raises(ValueError, match=r"'pad' needs the embedding of a pad token, but .* names none.*'eos'"):
-        IntegratedGradients(model)
-    IntegratedGradients(model, baseline="eos")
+        IntegratedGradients(model, path="all")
+    IntegratedGradients(model, baseline="eos", path="all")
 
 
 class _Records(logging.Handler):
@@ -282,15 +282,15 @@ def logged():
 
 def test_baseline_that_was_never_trained_is_warned_of(logged):
     model = make_model()
-    IntegratedGradients(model)
+    IntegratedGradients(model, path="all")
     assert logged == []
     with torch.no_grad():
         model.get_input_embeddings().weight[PAD] *= 1e-3
-    IntegratedGradients(model)
+    IntegratedGradients(model, path="all")
     assert len(logged) == 1 and f"baseline token {PAD} ('pad')" in logged[0] and "never trained" in logged[0]
     logged.clear()
-    IntegratedGradients(model, baseline="eos")
-    IntegratedGradients(model, baseline="zero")
+    IntegratedGradients(model, baseline="eos", path="all")
+    IntegratedGradients(model, baseline="zero", path="all")
     assert logged == []
 
 
@@ -310,7 +310,7 @@ def test_model_is_left_as_it_was():
     modes = {name: module.training for name, module in model.named_modules()}
     random_state = torch.get_rng_state()
 
-    IntegratedGradients(model, "midpoint", 4).attribute(IDS, TARGET, SEGMENTS)
+    IntegratedGradients(model, "midpoint", 4, path="all").attribute(IDS, TARGET, SEGMENTS)
 
     assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == required
     assert {name: module.training for name, module in model.named_modules()} == modes
@@ -325,7 +325,7 @@ def test_model_is_left_as_it_was():
 
 def test_model_is_left_as_it_was_after_an_error():
     model = make_model().train()
-    engine = IntegratedGradients(model, "midpoint", 4)
+    engine = IntegratedGradients(model, "midpoint", 4, path="all")
     with pytest.raises(IndexError):
         engine.attribute(np.array([1, 2, VOCAB + 5, 4]), (2, 4))
     assert model.training and all(parameter.requires_grad for parameter in model.parameters())
@@ -343,16 +343,16 @@ def test_frozen_mode_freezes_inside():
 def test_dropout_is_off():
     model = make_model("gpt2").train()
     assert model.config.resid_pdrop > 0
-    first = IntegratedGradients(model, "midpoint", 4).attribute(IDS, TARGET)
-    second = IntegratedGradients(model.eval(), "midpoint", 4).attribute(IDS, TARGET)
+    first = IntegratedGradients(model, "midpoint", 4, path="all").attribute(IDS, TARGET)
+    second = IntegratedGradients(model.eval(), "midpoint", 4, path="all").attribute(IDS, TARGET)
     assert np.array_equal(first.tokens, second.tokens)
 
 
 def test_works_where_gradients_are_switched_off():
     model = make_model()
-    expected = IntegratedGradients(model, "midpoint", 4).attribute(IDS, TARGET)
+    expected = IntegratedGradients(model, "midpoint", 4, path="all").attribute(IDS, TARGET)
     with torch.no_grad():
-        result = IntegratedGradients(model, "midpoint", 4).attribute(IDS, TARGET)
+        result = IntegratedGradients(model, "midpoint", 4, path="all").attribute(IDS, TARGET)
     assert np.array_equal(result.tokens, expected.tokens)
 
 
@@ -360,7 +360,7 @@ def test_only_answer_positions_get_logits():
     model = make_model()
     seen = []
     model.lm_head.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
-    IntegratedGradients(model, "midpoint", 4, max_tokens_per_forward=1).attribute(IDS, TARGET)
+    IntegratedGradients(model, "midpoint", 4, max_tokens_per_forward=1, path="all").attribute(IDS, TARGET)
     assert seen == [3] * 6  # 4 nodes, F(input), F(baseline)
 
 
@@ -372,17 +372,19 @@ def test_model_without_logits_to_keep_works_and_is_warned_of(logged):
     model = make_model(dtype=torch.float64)
     old = OldModel(model.config).double().eval()
     old.load_state_dict(model.state_dict())
-    expected = IntegratedGradients(model, "midpoint", 4).attribute(IDS, TARGET)
+    expected = IntegratedGradients(model, "midpoint", 4, path="all").attribute(IDS, TARGET)
     assert logged == []
-    result = IntegratedGradients(old, "midpoint", 4).attribute(IDS, TARGET)
+    result = IntegratedGradients(old, "midpoint", 4, path="all").attribute(IDS, TARGET)
     assert len(logged) == 1 and "OldModel computes the logits of every position" in logged[0]
     close(result.tokens, expected.tokens, 1e-6)
 
 
 def test_what_follows_the_target_is_ignored():
     model = make_model()
-    result = IntegratedGradients(model, "midpoint", 4).attribute(IDS, TARGET, SEGMENTS)
-    longer = IntegratedGradients(model, "midpoint", 4).attribute(np.append(IDS, [7, 8, 9]), TARGET, SEGMENTS)
+    result = IntegratedGradients(model, "midpoint", 4, path="all").attribute(IDS, TARGET, SEGMENTS)
+    longer = IntegratedGradients(model, "midpoint", 4, path="all").attribute(
+        np.append(IDS, [7, 8, 9]), TARGET, SEGMENTS
+    )
     assert np.array_equal(result.tokens, longer.tokens)
     assert result.tokens.shape == (20,) and result.tokens[-1] == 0 and result.tokens[-2] != 0
 
@@ -390,21 +392,21 @@ def test_what_follows_the_target_is_ignored():
 @pytest.mark.parametrize("form", [list, torch.as_tensor, lambda ids: ids.astype(np.int32)])
 def test_ids_of_any_form(form):
     model = make_model()
-    expected = IntegratedGradients(model, "midpoint", 3).attribute(IDS, TARGET)
-    result = IntegratedGradients(model, "midpoint", 3).attribute(form(IDS), TARGET)
+    expected = IntegratedGradients(model, "midpoint", 3, path="all").attribute(IDS, TARGET)
+    result = IntegratedGradients(model, "midpoint", 3, path="all").attribute(form(IDS), TARGET)
     assert np.array_equal(result.tokens, expected.tokens)
 
 
 @pytest.mark.parametrize("target", [(0, 3), (5, 5), (6, 5), (17, 21), (-3, -1)])
 def test_bad_targets_are_refused(target):
     with pytest.raises(ValueError, match=r"must be a token span with something before it.*20 tokens"):
-        IntegratedGradients(make_model(), "midpoint", 2).attribute(IDS, target)
+        IntegratedGradients(make_model(), "midpoint", 2, path="all").attribute(IDS, target)
 
 
 @pytest.mark.parametrize("segments", [[(-1, 3)], [(3, 21)], [(5, 4)]])
 def test_bad_segments_are_refused(segments):
     with pytest.raises(ValueError, match="Segments must lie inside the 20 tokens"):
-        IntegratedGradients(make_model(), "midpoint", 2).attribute(IDS, TARGET, segments)
+        IntegratedGradients(make_model(), "midpoint", 2, path="all").attribute(IDS, TARGET, segments)
 
 
 def test_bad_settings_are_refused():
@@ -412,9 +414,9 @@ def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match=r"Unknown path 'prompt'. Pass one of 'all', 'reasoning'"):
         IntegratedGradients(model, path="prompt")
     with pytest.raises(ValueError, match="Unknown quadrature rule 'left'"):
-        IntegratedGradients(model, rule="left")
+        IntegratedGradients(model, rule="left", path="all")
     with pytest.raises(ValueError, match="needs at least 2"):
-        IntegratedGradients(model, rule="paper", evaluations=1)
+        IntegratedGradients(model, rule="paper", evaluations=1, path="all")
     for segments in (None, []):
         with pytest.raises(ValueError, match=r"path='reasoning' .* needs the segments"):
             IntegratedGradients(model, path="reasoning").attribute(IDS, TARGET, segments)
@@ -425,28 +427,30 @@ def test_broken_weights_are_not_finite(value):
     model = make_model()
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight[0, 0] = value
-    result = IntegratedGradients(model, "midpoint", 3).attribute(IDS, TARGET, SEGMENTS)
+    result = IntegratedGradients(model, "midpoint", 3, path="all").attribute(IDS, TARGET, SEGMENTS)
     assert not result.finite
 
 
 def test_one_answer_token_and_one_before_it():
     model = make_model(dtype=torch.float64)
-    result = IntegratedGradients(model, "midpoint", 64).attribute([7, 9], (1, 2), [(0, 1)])
+    result = IntegratedGradients(model, "midpoint", 64, path="all").attribute([7, 9], (1, 2), [(0, 1)])
     assert result.tokens.shape == (2,) and result.tokens[1] == 0
     assert result.tokens[0] == pytest.approx(result.f_input - result.f_baseline, abs=1e-2)
     assert result.segments.sum_signed[0] == result.tokens[0]
 
 
 def test_empty_segments_sum_to_zero():
-    result = IntegratedGradients(make_model(), "midpoint", 3).attribute(IDS, TARGET, [(2, 2), (2, 9)])
+    result = IntegratedGradients(make_model(), "midpoint", 3, path="all").attribute(IDS, TARGET, [(2, 2), (2, 9)])
     assert (result.segments.num_tokens[0], result.segments.sum_abs[0], result.segments.sum_signed[0]) == (0, 0, 0)
     assert result.segments.sum_abs[1] > 0
 
 
 def test_bfloat16_model_is_close_to_float32():
     reference = make_model(dtype=torch.bfloat16).float()  # the same, rounded weights
-    expected = IntegratedGradients(reference, "midpoint", 32).attribute(IDS, TARGET, SEGMENTS)
-    result = IntegratedGradients(make_model(dtype=torch.bfloat16), "midpoint", 32).attribute(IDS, TARGET, SEGMENTS)
+    expected = IntegratedGradients(reference, "midpoint", 32, path="all").attribute(IDS, TARGET, SEGMENTS)
+    result = IntegratedGradients(make_model(dtype=torch.bfloat16), "midpoint", 32, path="all").attribute(
+        IDS, TARGET, SEGMENTS
+    )
     assert result.finite and result.tokens.dtype == np.float64
     cosine = result.tokens @ expected.tokens / np.linalg.norm(result.tokens) / np.linalg.norm(expected.tokens)
     assert cosine > 0.98
@@ -458,7 +462,7 @@ def test_interpolation_is_in_float32_for_a_bfloat16_model():
     model = make_model(dtype=torch.bfloat16)
     seen = []
     model.model.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
-    IntegratedGradients(model, "paper", 50, max_tokens_per_forward=16384).attribute(IDS, TARGET)
+    IntegratedGradients(model, "paper", 50, max_tokens_per_forward=16384, path="all").attribute(IDS, TARGET)
     fed = torch.cat([x for x in seen if len(x) > 1])
     assert fed.shape[0] == 50 and fed.dtype == torch.bfloat16
     real, base = embed(model, IDS[:-1]).float(), pad_base(model, IDS[:-1]).float()
@@ -506,10 +510,12 @@ def lora_model():
     ids=["linear", "saved-head", "saved-embedding", "lora-embedding", "trainable-tokens"],
 )
 def test_lora_model_with_its_adapter_off_is_the_base_model(lora_model, kwargs):
-    expected = IntegratedGradients(make_model(dtype=torch.float64), "midpoint", 6).attribute(IDS, TARGET, SEGMENTS)
+    expected = IntegratedGradients(make_model(dtype=torch.float64), "midpoint", 6, path="all").attribute(
+        IDS, TARGET, SEGMENTS
+    )
     peft_model = lora_model(**kwargs)
     trainable = {name for name, parameter in peft_model.named_parameters() if parameter.requires_grad}
-    engine = IntegratedGradients(peft_model, "midpoint", 6)
+    engine = IntegratedGradients(peft_model, "midpoint", 6, path="all")
     with peft_model.disable_adapter():
         result = engine.attribute(IDS, TARGET, SEGMENTS)
     close(result.tokens, expected.tokens, 1e-6)
@@ -524,29 +530,31 @@ def test_only_answer_positions_get_logits_under_peft(lora_model):
     peft_model = lora_model()
     seen = []
     peft_model.base_model.model.lm_head.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
-    IntegratedGradients(peft_model, "midpoint", 4).attribute(IDS, TARGET)
+    IntegratedGradients(peft_model, "midpoint", 4, path="all").attribute(IDS, TARGET)
     assert set(seen) == {3}
 
 
 def test_gradient_checkpointing_changes_nothing():
-    expected = IntegratedGradients(make_model(), "midpoint", 4).attribute(IDS, TARGET)
+    expected = IntegratedGradients(make_model(), "midpoint", 4, path="all").attribute(IDS, TARGET)
     model = make_model().train()
     model.gradient_checkpointing_enable()
-    result = IntegratedGradients(model, "midpoint", 4).attribute(IDS, TARGET)
+    result = IntegratedGradients(model, "midpoint", 4, path="all").attribute(IDS, TARGET)
     assert np.array_equal(result.tokens, expected.tokens)
 
 
 def test_embeddings_that_peft_makes_trainable_are_overridden():
     """`enable_input_require_grads` hooks the embedding too; the engine's hook comes after it."""
-    expected = IntegratedGradients(make_model(), "midpoint", 4).attribute(IDS, TARGET)
+    expected = IntegratedGradients(make_model(), "midpoint", 4, path="all").attribute(IDS, TARGET)
     model = make_model()
     model.enable_input_require_grads()
-    result = IntegratedGradients(model, "midpoint", 4).attribute(IDS, TARGET)
+    result = IntegratedGradients(model, "midpoint", 4, path="all").attribute(IDS, TARGET)
     assert np.array_equal(result.tokens, expected.tokens)
 
 
 def test_tiny_model_of_the_helpers_has_something_to_attribute():
     tokenizer = tiny_tokenizer()
     ids = np.array(tokenizer("3 + 4 is 7.\n\nWait, let me check: 7.")["input_ids"])
-    result = IntegratedGradients(tiny_model(tokenizer), "midpoint", 8).attribute(ids, (len(ids) - 2, len(ids)))
+    result = IntegratedGradients(tiny_model(tokenizer), "midpoint", 8, path="all").attribute(
+        ids, (len(ids) - 2, len(ids))
+    )
     assert result.finite and np.abs(result.tokens).sum() > 1e-2

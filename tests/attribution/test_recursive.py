@@ -48,7 +48,7 @@ def by_captum(model, ids, weights, steps):
 
 def test_without_hops_it_is_integrated_gradients(model, ids):
     result = RecursiveAttribution(model, hops=0, evaluations=4).attribute(ids, TARGET, SEGMENTS)
-    plain = IntegratedGradients(model, rule="midpoint", evaluations=4, baseline="zero")
+    plain = IntegratedGradients(model, rule="midpoint", evaluations=4, baseline="zero", path="all")
     plain = plain.attribute(ids, TARGET, SEGMENTS)
     np.testing.assert_allclose(result.tokens, unit(plain.tokens), atol=1e-6)
     assert result.f_input == pytest.approx(plain.f_input, rel=1e-5)

@@ -125,7 +125,7 @@ def test_traces_that_cannot_be_attributed_are_counted_and_named(tmp_path, model,
         "the last message is not the assistant's": ["row 6"],
     }
     assert (summary.traces, summary.attributed, summary.evaluations) == (7, 1, 4)
-    (message,) = logged
+    (message,) = [message for message in logged if "cannot be attributed" in message]
     assert message.startswith("6 of 7 traces cannot be attributed and will be trained in full:\n")
     assert "\n  2 x no reasoning: row 1, row 5\n" in message and "1 x one segment only" in message
 
@@ -135,7 +135,7 @@ def test_traces_that_cannot_be_attributed_are_counted_and_named(tmp_path, model,
     assert stored[traces[3][1].key].problem.startswith("one segment") and stored[traces[3][1].key].sum_abs is None
     again, _ = run(traces, model, tokenizer, tmp_path)
     assert again.skipped == summary.skipped and again.evaluations == 0 and again.reused == 7
-    assert logged[1] == message
+    assert [line for line in logged if "cannot be attributed" in line] == [message] * 2
 
 
 def test_description_shortens_long_lists():
@@ -223,7 +223,7 @@ def test_every_setting_that_changes_scores_is_in_the_settings(model, tokenizer):
         "segment_pattern": {"segmenter": "regex", "segment_pattern": "a"},
         "rule": {"attribution_rule": "trapezoid"},
         "evaluations": {"attribution_evaluations": 5},
-        "path": {"attribution_path": "reasoning"},
+        "path": {"attribution_path": "all"},
         "baseline": {"attribution_baseline": "zero"},
         "answer_template": {"answer_template": "{answer}"},
     }
@@ -391,11 +391,19 @@ def test_config_refuses_what_cannot_work(values, message):
         AttributionConfig(**values)
 
 
-def test_config_defaults_are_the_paper_but_for_the_quadrature():
+def test_defaults_and_the_published_procedure_under_one_name():
     config = AttributionConfig()
-    assert (config.attribution_scorer, config.attribution_rule) == ("integrated_gradients", "simpson")
-    assert config.attribution_stop == "tolerance"
-    assert (config.attribution_path, config.attribution_baseline, config.segmenter) == ("all", "pad", "keywords")
+    assert (config.attribution_scorer, config.attribution_rule) == ("integrated_gradients", "hybrid")
+    assert (config.attribution_path, config.attribution_baseline, config.segmenter) == ("reasoning", "pad", "keywords")
+    paper = AttributionConfig(attribution_preset="paper")
+    assert (paper.attribution_rule, paper.attribution_evaluations) == ("paper", 50)
+    assert (paper.attribution_path, paper.attribution_baseline) == ("all", "pad")
+    # What the preset says may be said again, and nothing else
+    assert AttributionConfig(attribution_preset="paper", attribution_path="all") == paper
+    with pytest.raises(ValueError, match="sets `attribution_rule` to 'paper', but 'midpoint' was passed"):
+        AttributionConfig(attribution_preset="paper", attribution_rule="midpoint")
+    with pytest.raises(ValueError, match="Unknown preset 'papers'"):
+        AttributionConfig(attribution_preset="papers")
     assert config.answer_template.replace("{answer}", "7") == "</think> So, the final answer is \\boxed{7}"
 
 
@@ -430,3 +438,34 @@ def test_fsdp1_is_refused_by_name(model, tokenizer):
     model.model.layers[1].mlp.act_fn = FullyShardedDataParallel()
     with pytest.raises(NotImplementedError, match="fsdp_version: 2"):
         attribution_settings(model, tokenizer, CONFIG)
+
+
+def test_runs_that_are_not_settled_say_so_and_strict_ones_are_refused(tmp_path, model, tokenizer, logged):
+    """Random weights have nothing to integrate on the path of all tokens with four points."""
+    config = AttributionConfig(attribution_path="all", attribution_rule="midpoint", attribution_evaluations=4)
+    store = AttributionStore(tmp_path / "a", attribution_settings(model, tokenizer, config))
+    traces = named(make_rows(3))
+    summary = attribute_traces(traces, model, tokenizer, config, store)
+    assert summary.reliability.traces == 3
+    expected = [row.name for row in store.values() if not row.reliability.settled]
+    assert sorted(summary.reliability.unsettled) == sorted(expected) != []
+    (message,) = [message for message in logged if "not settled" in message]
+    assert f"{len(expected)} of 3 traces" in message and "attribution_path='reasoning'" in message
+    with pytest.raises(ValueError, match="`attribution_strict` refuses more than a tenth"):
+        summary.reliability.check(store.settings.options)
+
+
+def test_reliability_of_a_row_is_that_of_the_engine(tmp_path, model, tokenizer):
+    config = AttributionConfig(attribution_rule="hybrid", attribution_evaluations=8)
+    store = AttributionStore(tmp_path, attribution_settings(model, tokenizer, config))
+    ((_, trace),) = traces = named(make_rows(1))
+    attribute_traces(traces, model, tokenizer, config, store)
+    sequence = attributed_sequence(trace, tokenizer)
+    result = IntegratedGradients(model, evaluations=8).attribute(
+        sequence.input_ids, sequence.target, sequence.segments
+    )
+    stored, expected = store[trace.key].reliability, result.reliability
+    assert vars(stored) == pytest.approx(vars(expected), nan_ok=True)
+    assert result.stopped_by in ("settled", "not settled")
+    # The gap is that of the plain sum
+    assert abs(result.completeness_gap) == pytest.approx(expected.gap * abs(result.f_input - result.f_baseline))

@@ -16,7 +16,7 @@ from trl_segment.selection import SegmentScores, SelectionConfig, select
 from trl_segment.store import StoredAttribution
 
 
-FREE = SelectionConfig(keep_first=0, keep_last=0)
+FREE = SelectionConfig(consistency_scale="absolute", keep_first=0, keep_last=0)
 
 
 def planted(count, segments=12, seed=0, noise=0.3):
@@ -41,7 +41,7 @@ def test_gap_by_hand():
         sum_signed=np.array([0.0, -6.0, 0.0, 0.0, 40.0]),
     )
     trace = ScoredTrace(scores, gains=np.array([1.0, 0.5, 0.25, -0.125, 7.0]))
-    config = SelectionConfig(keep_first=1, keep_last=1)
+    config = SelectionConfig(consistency_scale="absolute", keep_first=1, keep_last=1)
     sweep = sweep_thresholds([trace], config, taus=[0.8, 1.0], betas=[0.5, 1.0], resamples=10)
     # Strengths 4, 3, 2, 1, 20 of 30. tau .8 keeps the last and the first, which are always trained and do not count:
     # no other is kept. tau 1 keeps all, but the second and the last are too consistent for beta .5
@@ -115,7 +115,7 @@ def test_nothing_to_sweep():
     # Two segments, all of them always trained
     scores = SegmentScores(np.array([5, 5]), np.array([1.0, 2.0]), np.array([1.0, 2.0]))
     trace = ScoredTrace(scores, np.array([0.1, 0.2]))
-    sweep = sweep_thresholds([trace], SelectionConfig(), resamples=5)
+    sweep = sweep_thresholds([trace], SelectionConfig(consistency_scale="absolute"), resamples=5)
     assert sweep.best is None and np.isnan(sweep.gap).all() and not sweep.equal.any()
 
 

@@ -133,7 +133,7 @@ def captum(model, method, nodes=8, target=TARGET):
 
 
 def ours(model, rule="midpoint", evaluations=8, **kwargs):
-    engine = IntegratedGradients(model, rule=rule, evaluations=evaluations, baseline=BASELINE, **kwargs)
+    engine = IntegratedGradients(model, rule=rule, evaluations=evaluations, baseline=BASELINE, **kwargs, path="all")
     return engine.attribute(IDS, TARGET, SEGMENTS).tokens
 
 
@@ -348,7 +348,7 @@ def test_out_of_memory_halves_the_budget(monkeypatch, rule, rows):
     evaluations = 16 if rule == "midpoint" else 31
     expected = ours(model, rule, evaluations)
     sizes = limit_memory(monkeypatch, model, limit=rows * 23, checkpointed_limit=0)
-    engine = IntegratedGradients(model, rule, evaluations, baseline=BASELINE, max_tokens_per_forward=16384)
+    engine = IntegratedGradients(model, rule, evaluations, baseline=BASELINE, max_tokens_per_forward=16384, path="all")
     result = engine.attribute(IDS, TARGET, SEGMENTS)
     assert distance(result.tokens, expected) <= 1e-5
     assert 23 <= engine.max_tokens_per_forward <= rows * 23
@@ -362,7 +362,7 @@ def test_out_of_memory_with_one_row_checkpoints(monkeypatch):
     model = make_model("qwen2").train()
     expected = ours(model)
     limit_memory(monkeypatch, model, limit=22, checkpointed_limit=23)
-    engine = IntegratedGradients(model, "midpoint", 8, baseline=BASELINE)
+    engine = IntegratedGradients(model, "midpoint", 8, baseline=BASELINE, path="all")
     assert distance(engine.attribute(IDS, TARGET, SEGMENTS).tokens, expected) <= 1e-5
     assert engine.max_tokens_per_forward < 23
     assert model.training and not is_checkpointed(model)
@@ -382,7 +382,7 @@ def test_out_of_memory_with_one_row_checkpoints(monkeypatch):
 def test_what_does_not_fit_at_all_is_said(monkeypatch, error):
     model = make_model("qwen2").train()
     limit_memory(monkeypatch, model, limit=0, checkpointed_limit=0, error=error)
-    engine = IntegratedGradients(model, "midpoint", 8, baseline=BASELINE)
+    engine = IntegratedGradients(model, "midpoint", 8, baseline=BASELINE, path="all")
     with pytest.raises(MemoryError, match=r"23 tokens does not fit even alone and with gradient checkpoint"):
         engine.attribute(IDS, TARGET, SEGMENTS)
     assert model.training and not is_checkpointed(model)

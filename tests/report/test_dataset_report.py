@@ -47,7 +47,7 @@ def by_hand():
     return [("a", first, row, ["x", "y", "y", "y", "x"]), ("b", second, plain, None)]
 
 
-CONFIG = SelectionConfig(tau=0.6, beta=0.8, keep_first=0, keep_last=1)
+CONFIG = SelectionConfig(consistency_scale="absolute", tau=0.6, beta=0.8, keep_first=0, keep_last=1)
 
 
 def test_counts_by_hand():
@@ -89,15 +89,24 @@ def test_counts_by_hand():
 
 def test_segments_against_the_answer_are_a_group_of_their_own():
     row = make_row([4, 4, 4], [4.0, 3.0, 2.0], [-3.0, 3.0, 0.5])
-    config = SelectionConfig(tau=1.0, beta=0.8, min_direction=-0.5, keep_first=0, keep_last=0)
+    config = SelectionConfig(
+        consistency_scale="absolute", tau=1.0, beta=0.8, min_direction=-0.5, keep_first=0, keep_last=0
+    )
     assert collect_statistics([("a", None, row, None)], config).segments.tolist() == [1, 0, 1, 1]
-    config = SelectionConfig(selection="threshold", min_strength=1.2, min_direction=-0.5, keep_first=0, keep_last=0)
+    config = SelectionConfig(
+        consistency_scale="absolute",
+        selection="threshold",
+        min_strength=1.2,
+        min_direction=-0.5,
+        keep_first=0,
+        keep_last=0,
+    )
     assert collect_statistics([("a", None, row, None)], config).segments.tolist() == [0, 1, 1, 1]
 
 
 def test_scores_of_whole_segments_have_a_strength_and_no_direction():
     row = StoredAttribution("k", "n", num_tokens=[4, 16, 4], scores=[5.0, 1.0, 4.0], f_input=-1.0, evaluations=3)
-    config = SelectionConfig(tau=0.6, beta=0.0, keep_first=0, keep_last=0)
+    config = SelectionConfig(consistency_scale="absolute", tau=0.6, beta=0.0, keep_first=0, keep_last=0)
     counted = collect_statistics([("a", None, row, None)], config)
     assert counted.segments.tolist() == [2, 1, 0, 0]
     assert counted.tokens.tolist() == [8, 16, 0, 0]
@@ -127,7 +136,7 @@ def test_examples_by_hand():
         (str(i), make_trace("One.", "\n\nWait, two."), make_row([9, 9], [1.0, 2.0 + i], [0.0, 0.0]), None)
         for i in range(6)
     ]
-    config = SelectionConfig(tau=0.1, keep_first=0, keep_last=0)
+    config = SelectionConfig(consistency_scale="absolute", tau=0.1, keep_first=0, keep_last=0)
     kept = collect_statistics(rows, config, num_examples=3).examples["kept"]
     assert [example.trace for example in kept] == ["5", "4", "3"]
 

@@ -23,7 +23,7 @@ def make_row(num_tokens, sum_abs, sum_signed, **changes):
 
 def show(trace, row, **options):
     console = Console(width=160, record=True, force_terminal=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(render_trace("t", trace, row, SelectionConfig(**options)))
+    console.print(render_trace("t", trace, row, SelectionConfig(**{"consistency_scale": "absolute", **options})))
     return console.export_text(styles=False), console.export_text(styles=True)
 
 

@@ -34,7 +34,8 @@ LETTERS = {
 
 
 def config(**options):
-    return SelectionConfig(**{"tau": 0.8, "beta": 0.8, "keep_first": 0, "keep_last": 1, **options})
+    scale = {"consistency_scale": "absolute"}
+    return SelectionConfig(**{**scale, "tau": 0.8, "beta": 0.8, "keep_first": 0, "keep_last": 1, **options})
 
 
 @pytest.mark.parametrize(

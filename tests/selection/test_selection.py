@@ -17,9 +17,14 @@ from trl_segment.selection import (
 )
 
 
+def paper(**kwargs):
+    """The paper's thresholds: consistency on its absolute scale."""
+    return SelectionConfig(**{"consistency_scale": "absolute", **kwargs})
+
+
 def free(**kwargs):
     """Thresholds without always-trained segments, unless asked for."""
-    return SelectionConfig(**{"keep_first": 0, "keep_last": 0, **kwargs})
+    return paper(**{"keep_first": 0, "keep_last": 0, **kwargs})
 
 
 def kept_by(num_tokens, sum_abs, sum_signed, config):
@@ -115,7 +120,7 @@ def test_selection_does_not_depend_on_the_scale_of_attributions(rows, tau, beta,
     """Powers of two, so that rounding stays out of it; a negative factor turns all signs."""
     num_tokens, sum_signed, more = rows
     sum_abs = np.abs(sum_signed) + more
-    config = SelectionConfig(tau=float(tau), beta=beta)
+    config = paper(tau=float(tau), beta=beta)
     kept = select_segments(num_tokens, sum_abs, sum_signed, config)
     scaled = select_segments(num_tokens, sum_abs * abs(scale), sum_signed * scale, config)
     assert scaled.tolist() == kept.tolist()
@@ -147,13 +152,13 @@ _SIGNED = [0.5, -1.8, 2.5, 6.4, -2.0, 0.0]
         (free(tau=1.0, beta=0.25), [0, 1, 5]),
         (free(tau=1.0, beta=0.0), [5]),
         (free(tau=0.7, beta=0.0), []),
-        (SelectionConfig(), [0, 1, 3, 4, 5]),  # the paper's: tau .7, beta .8, first and last two
-        (SelectionConfig(beta=0.0), [0, 4, 5]),
-        (SelectionConfig(beta=0.0, keep_first=2, keep_last=1), [0, 1, 5]),
-        (SelectionConfig(beta=0.0, keep_first=0, keep_last=9), [0, 1, 2, 3, 4, 5]),
-        (SelectionConfig(beta=0.0, keep_first=9, keep_last=0), [0, 1, 2, 3, 4, 5]),
-        (SelectionConfig(beta=0.0, min_tokens_to_mask=134), [0, 4, 5]),  # 134 tokens are not fewer than 134
-        (SelectionConfig(beta=0.0, min_tokens_to_mask=135), [0, 1, 2, 3, 4, 5]),
+        (paper(), [0, 1, 3, 4, 5]),  # the paper's: tau .7, beta .8, first and last two
+        (paper(beta=0.0), [0, 4, 5]),
+        (paper(beta=0.0, keep_first=2, keep_last=1), [0, 1, 5]),
+        (paper(beta=0.0, keep_first=0, keep_last=9), [0, 1, 2, 3, 4, 5]),
+        (paper(beta=0.0, keep_first=9, keep_last=0), [0, 1, 2, 3, 4, 5]),
+        (paper(beta=0.0, min_tokens_to_mask=134), [0, 4, 5]),  # 134 tokens are not fewer than 134
+        (paper(beta=0.0, min_tokens_to_mask=135), [0, 1, 2, 3, 4, 5]),
     ],
 )
 def test_worked_example(config, kept):
@@ -161,7 +166,7 @@ def test_worked_example(config, kept):
 
 
 def test_paper_defaults():
-    config = SelectionConfig()
+    config = paper()
     assert (config.tau, config.beta, config.keep_first, config.keep_last) == (0.7, 0.8, 1, 2)
     assert config.transition == "after_kept" and config.min_tokens_to_mask == 0
 
@@ -181,13 +186,13 @@ def test_segments_of_zero_attribution_are_dropped_even_at_tau_one():
     assert kept_by([5, 5, 5], [1.0, 0.0, 2.0], [0.0, 0.0, 0.0], free(tau=1.0, beta=1.0)) == [0, 2]
 
 
-@pytest.mark.parametrize("config", [free(), free(tau=0.01), SelectionConfig()])
+@pytest.mark.parametrize("config", [free(), free(tau=0.01), paper()])
 def test_single_segment_is_kept(config):
     assert kept_by([5], [1.0], [0.5], config) == [0]
 
 
 def test_single_forced_segment_is_kept_whatever_its_direction():
-    assert kept_by([5], [1.0], [1.0], SelectionConfig(beta=0.0, keep_last=0)) == [0]
+    assert kept_by([5], [1.0], [1.0], paper(beta=0.0, keep_last=0)) == [0]
     assert kept_by([5], [1.0], [1.0], free(beta=0.0)) == []
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from ..presets import PRESETS, apply_preset
 from ..traces.alignment import ANSWER_TEMPLATE
 from ..traces.trace import TraceConfig
 from .quadrature import RULES, check_rule
@@ -30,13 +31,21 @@ class AttributionConfig(TraceConfig):
         attribution_threshold (`float`, *optional*, defaults to `1.0`):
             `"marginal"` and `"counterfactual"` leave a segment out of the trials of earlier ones if its absence costs
             the answer less than this, in nats. Select with `selection="threshold"`.
-        attribution_rule (`str`, *optional*, defaults to `"simpson"`):
-            Quadrature rule: `"simpson"` (adaptive), `"density"` (midpoints where the first traces' mass lies), or with
+        attribution_preset (`str`, *optional*):
+            `"paper"` is the published procedure under one name: all tokens on the path, the paper's sum of 50 points
+            with both ends in full, the pad baseline, and in the selection `tau` 0.7 and `beta` 0.8 on the absolute
+            scale. On real models its attributions are mostly noise, see the page on real models; how far they can be
+            trusted on the run's own traces is said.
+        attribution_strict (`bool`, *optional*, defaults to `False`):
+            Whether to refuse a run in which the attributions of more than a tenth of the traces are not settled.
+        attribution_rule (`str`, *optional*, defaults to `"hybrid"`):
+            Quadrature rule: `"hybrid"` (midpoints, then nodes where the integrand needs them, until two halves agree),
+            `"simpson"` (adaptive, by completeness), `"density"` (midpoints where the first traces' mass lies), or with
             fixed nodes `"paper"` (the published sum with both ends in full), `"midpoint"`, `"trapezoid"` or
             `"gauss_legendre"`.
         attribution_evaluations (`int`, *optional*):
-            Gradient evaluations per trace; for `"simpson"` the cap. Defaults to 64 for `"simpson"`, 32 for
-            `"density"`, else the paper's 50.
+            Gradient evaluations per trace; for `"hybrid"` and `"simpson"` the cap. Defaults to 32 for `"hybrid"` and
+            `"density"`, 64 for `"simpson"`, else the paper's 50.
         attribution_tolerance (`float`, *optional*, defaults to `0.01`):
             `"simpson"` stops when its panels' completeness defects add up to at most this share of
             `|F(input) - F(baseline)|`.
@@ -45,8 +54,9 @@ class AttributionConfig(TraceConfig):
             kept at the thresholds at hand. Other thresholds may then want the scores made again.
         attribution_noise_samples (`int`, *optional*, defaults to `0`):
             SmoothGrad: average over this many noisy copies of the input, at as many times the cost.
-        attribution_path (`str`, *optional*, defaults to `"all"`):
-            The tokens that move from baseline to input: `"all"` (the paper) or the `"reasoning"` alone.
+        attribution_path (`str`, *optional*, defaults to `"reasoning"`):
+            What moves from baseline to input: the `"reasoning"` alone, while prompt and answer stay, or `"all"` tokens
+            (the paper).
         attribution_baseline (`str`, *optional*, defaults to `"pad"`):
             Start of the path: the embedding of the `"pad"` (the paper) or `"eos"` token or of a token ID, the
             `"mean"` embedding, or `"zero"`.
@@ -72,19 +82,31 @@ class AttributionConfig(TraceConfig):
             "costs the answer less than this, in nats."
         },
     )
-    attribution_rule: str = field(
-        default="simpson",
+    attribution_preset: str | None = field(
+        default=None,
         metadata={
-            "help": "Quadrature rule of Integrated Gradients: 'simpson' is adaptive, 'density' places midpoints by "
-            "the first traces, 'paper' is the published sum.",
+            "help": "'paper': the published procedure (all tokens, 50 points, pad baseline, beta 0.8 absolute) under "
+            "one name.",
+            "choices": list(PRESETS),
+        },
+    )
+    attribution_strict: bool = field(
+        default=False,
+        metadata={"help": "Refuse a run in which more than a tenth of the traces have unsettled attributions."},
+    )
+    attribution_rule: str = field(
+        default="hybrid",
+        metadata={
+            "help": "Quadrature rule of Integrated Gradients: 'hybrid' goes on until two halves of its nodes agree, "
+            "'simpson' is adaptive, 'density' places midpoints by the first traces, 'paper' is the published sum.",
             "choices": list(RULES),
         },
     )
     attribution_evaluations: int | None = field(
         default=None,
         metadata={
-            "help": "Gradient evaluations per trace; for 'simpson' the cap. Default: 64 for 'simpson', 32 for "
-            "'density', else 50."
+            "help": "Gradient evaluations per trace; for 'hybrid' and 'simpson' the cap. Default: 32 for 'hybrid' and "
+            "'density', 64 for 'simpson', else 50."
         },
     )
     attribution_tolerance: float = field(
@@ -102,9 +124,9 @@ class AttributionConfig(TraceConfig):
         default=0, metadata={"help": "SmoothGrad: average over this many noisy copies of the input."}
     )
     attribution_path: str = field(
-        default="all",
+        default="reasoning",
         metadata={
-            "help": "The tokens that move from baseline to input: 'all' (the paper) or the 'reasoning' alone.",
+            "help": "What moves from baseline to input: the 'reasoning' alone, or 'all' tokens (the paper).",
             "choices": list(PATHS),
         },
     )
@@ -128,6 +150,7 @@ class AttributionConfig(TraceConfig):
     )
 
     def __post_init__(self):
+        apply_preset(self)
         check_rule(self.attribution_rule, self.attribution_evaluations)
         for name, known in (("scorer", SCORERS), ("stop", STOPS), ("path", PATHS)):
             value = getattr(self, f"attribution_{name}")

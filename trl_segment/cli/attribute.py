@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
 def _refuse_idle(parser: CommandParser, config: AttributionConfig) -> None:
     """Refuse options that the scorer does not read."""
     scorer = config.attribution_scorer
-    read = {f"attribution_{name}" for name in (*SCORERS[scorer].options, "scorer", "max_tokens")}
+    read = {f"attribution_{name}" for name in (*SCORERS[scorer].options, "scorer", "max_tokens", "strict", "preset")}
     parser.refuse(
         {entry.name for entry in fields(AttributionConfig) if entry.name.startswith("attribution_")} - read,
         f"on --attribution_scorer {scorer}",
@@ -147,6 +147,8 @@ def _attribute(parser, data_args, args, config, selection, model_args, state) ->
         f"gradient evaluations, {summary.reused} read from the store, {summary.repeated} repeated, {skipped} not "
         "attributable."
     )
+    if summary.reliability.traces:
+        say(f"{share}Attributions settled for {summary.reliability.describe()}.")
     balance = describe_balance(summary)
     state.wait_for_everyone()
     if state.is_main_process:
@@ -154,6 +156,8 @@ def _attribute(parser, data_args, args, config, selection, model_args, state) ->
             say(balance)
         AttributionStore(args.attributions, settings).compact()
         say(f"Stored in {args.attributions}")
+    if config.attribution_strict:
+        summary.reliability.check(settings.options)
 
 
 def _every(dataset, first: int, step: int) -> Iterator[tuple[int, dict]]:

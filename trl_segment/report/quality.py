@@ -9,6 +9,9 @@ from matplotlib.figure import Figure
 from ..evaluation.quality import USEFUL_ROLES, SelectionQuality
 
 
+_LONGEST_NAME = 28
+
+
 def draw_quality(
     qualities: Mapping[str, SelectionQuality], path: str | Path, useful_roles: Collection[str] = USEFUL_ROLES
 ) -> None:
@@ -42,7 +45,9 @@ def draw_quality(
         axes.text(len(roles) - 0.4, i, f"F1 {quality.f1:.2f}", va="center", fontsize=8)
     axes.axvline(sum(role in useful_roles for role in roles) - 0.5, color="tab:red", linewidth=2)
     axes.set_xticks(range(len(roles)), roles, rotation=35, ha="right", fontsize=8)
-    axes.set_yticks(range(len(qualities)), list(qualities), fontsize=8)
+    # The end of a long path says more than its beginning, and leaves room for the figure
+    names = [name if len(name) <= _LONGEST_NAME else f"…{name[-_LONGEST_NAME + 1 :]}" for name in qualities]
+    axes.set_yticks(range(len(qualities)), names, fontsize=8)
     axes.set_title("share of segments kept; left of the line: useful", fontsize=9)
     figure.colorbar(image, pad=0.12, shrink=0.8)
     figure.savefig(path, metadata={"Date": None} if str(path).endswith(".svg") else None)

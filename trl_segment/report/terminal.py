@@ -61,6 +61,7 @@ def render_trace(name: str, trace: Trace, row: StoredAttribution, config: Select
     header = Text(
         f"{printable(name)}   answer {printable(trace.answer)}\n"
         f"log p(answer) {row.f_input:.3f}{_completeness(row)} after {row.evaluations} gradient evaluations\n"
+        f"{_reliability(row)}"
         f"kept {kept.sum()} of {len(kept)} segments, {tokens[kept].sum():,} of {tokens.sum():,} tokens "
         f"({tokens[kept].sum() / max(tokens.sum(), 1):.1%}), {_rule(config, scores.directed)}"
     )
@@ -79,9 +80,19 @@ def _completeness(row: StoredAttribution) -> str:
     if row.completeness_gap is None or row.f_baseline is None:
         return ""
     gap = abs(row.completeness_gap) / max(abs(row.f_input - row.f_baseline), np.finfo(float).tiny)
-    return (
-        f", at the baseline {row.f_baseline:.3f}; completeness gap {row.completeness_gap:+.3g} ({gap:.1%})"
+    return f", at the baseline {row.f_baseline:.3f}; completeness gap {row.completeness_gap:+.3g} ({gap:.1%})"
+
+
+def _reliability(row: StoredAttribution) -> str:
+    """Whether the scores are settled, and what speaks against them; nothing where nothing was integrated."""
+    reliability = row.reliability
+    if reliability is None:
+        return ""
+    told = (
+        f"attributions {reliability.l1:.1f} times the change of F, halves of the nodes correlate to "
+        f"{reliability.halves_correlation:.2f}"
     )
+    return f"{'settled' if reliability.settled else 'NOT SETTLED'}: {'; '.join(reliability.warnings) or told}\n"
 
 
 def _rule(config: SelectionConfig, directed: bool) -> str:

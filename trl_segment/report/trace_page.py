@@ -13,7 +13,7 @@ from ..traces import Trace
 from .page import json_ready, render_page
 
 
-# The fields of `SelectionConfig` that decide which segments a trace keeps: the page re-selects with them, but for a draw
+# The fields of `SelectionConfig` that decide what a trace keeps: the page re-selects with them, but for a draw
 PAGE_THRESHOLDS = (
     "selection",
     "tau",

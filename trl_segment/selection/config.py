@@ -18,7 +18,7 @@ class SelectionConfig:
             Share of the total attribution strength that the kept segments must reach, in (0, 1].
         beta (`float`, *optional*, defaults to `0.8`):
             Highest direction consistency of a kept segment, in [0, 1]. Segments above it are dropped.
-        consistency_scale (`str`, *optional*, defaults to `"absolute"`):
+        consistency_scale (`str`, *optional*, defaults to `"rank"`):
             The scale of `beta`:
 
             - `"absolute"`: the consistency itself, as in the paper.
@@ -66,7 +66,7 @@ class SelectionConfig:
         metadata={"help": "Highest direction consistency of a kept segment, in [0, 1]. Segments above are dropped."},
     )
     consistency_scale: str = field(
-        default="absolute",
+        default="rank",
         metadata={
             "help": "Scale of `beta`: the 'absolute' consistency (the paper), the consistency above the 'chance' "
             "consistency of random signs, or its 'rank' in the trace.",

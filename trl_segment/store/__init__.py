@@ -6,7 +6,7 @@ from .locks import exclusive_run
 from .managed import open_or_renew
 from .rows import StoredAttribution
 from .settings import CUSTOM_SEGMENTER, STORE_VERSION, StoreSettings
-from .store import AttributionStore, read_settings
+from .store import AttributionStore, read_settings, settings_of
 
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "open_store",
     "push_store",
     "read_settings",
+    "settings_of",
 ]

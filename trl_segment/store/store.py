@@ -16,6 +16,7 @@ import json
 import os
 import time
 import uuid
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -369,6 +370,23 @@ def read_settings(path: str | os.PathLike) -> StoreSettings:
 
 def _read_array(file: Path) -> np.ndarray:
     return np.array(json.loads(file.read_text(encoding="utf-8")))
+
+
+def settings_of(store: Mapping[str, StoredAttribution]) -> StoreSettings:
+    """
+    What made the scores of a store, or of the first of several that are read together.
+
+    Args:
+        store (`Mapping[str, StoredAttribution]`):
+            An [`AttributionStore`], or a [`~collections.ChainMap`] of some.
+
+    Returns:
+        [`~trl_segment.store.StoreSettings`]: The settings.
+    """
+    while isinstance(store, ChainMap):
+        store = store.maps[0]
+    assert isinstance(store, AttributionStore)
+    return store.settings
 
 
 def _listed(lines: list[str]) -> str:

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from ..attribution import attribute_traces, attribution_settings
 from ..attribution.sharing import describe_balance, share_of_rows
 from ..models import load_model, name_pad_token
-from ..store import AttributionStore, exclusive_run, open_or_renew, open_store
+from ..store import AttributionStore, exclusive_run, open_or_renew, open_store, settings_of
 from ._trl_compat import parallel_over_one_trace
 
 
@@ -63,7 +63,8 @@ class SegmentAttributionCallback(TrainerCallback):
             self._remove_epochs(args)
             store = self._attribute(args, self._folder(args))
         self._first_store = store
-        self.trainer.select_segments(store)
+        summary = self.trainer.select_segments(store)
+        self._say_reliability(args, summary, store)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         every, epoch = args.reattribute_every_epochs, round(state.epoch or 0)
@@ -81,6 +82,15 @@ class SegmentAttributionCallback(TrainerCallback):
             with open(os.path.join(path, "complete"), "w"):
                 pass
         self.trainer.select_segments(store)
+
+    def _say_reliability(self, args, summary, store):
+        """Before the first step: what the scores are worth, and no run on worthless ones where that was asked."""
+        options = settings_of(store).options
+        unsettled = summary.reliability.warning(options)
+        if unsettled is not None and self.trainer.accelerator.is_main_process:
+            logger.warning(unsettled)
+        if args.attribution_strict:
+            summary.reliability.check(options)
 
     def _folder(self, args, *below):
         return os.path.join(args.output_dir, STORE_FOLDER, *below)

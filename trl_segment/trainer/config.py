@@ -22,10 +22,10 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
 
     - [`~trl_segment.SelectionConfig`], which segments are kept: `selection`, `tau`, `beta`, `consistency_scale`,
       `min_direction`, `min_strength`, `keep_first`, `keep_last`, `transition`, `min_tokens_to_mask`, `seed`.
-    - [`~trl_segment.AttributionConfig`], how traces are scored: `attribution_scorer`, `attribution_threshold`,
-      `attribution_rule`, `attribution_evaluations`, `attribution_tolerance`, `attribution_stop`,
-      `attribution_noise_samples`, `attribution_path`, `attribution_baseline`, `attribution_max_tokens`,
-      `answer_template`.
+    - [`~trl_segment.AttributionConfig`], how traces are scored: `attribution_preset`, `attribution_scorer`,
+      `attribution_threshold`, `attribution_rule`, `attribution_evaluations`, `attribution_tolerance`,
+      `attribution_stop`, `attribution_noise_samples`, `attribution_path`, `attribution_baseline`,
+      `attribution_max_tokens`, `attribution_strict`, `answer_template`.
     - [`~trl_segment.TraceConfig`], how a row is read: `segmenter`, `segment_pattern`, `answer_column`,
       `question_template`.
 

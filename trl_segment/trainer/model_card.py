@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from .. import __version__
 from ..selection import SelectionConfig
-from ..store import AttributionStore, StoreSettings
+from ..store import AttributionStore, settings_of
 from .config import SegmentSelectiveSFTConfig
 from .segment_table import SelectionSummary
 
@@ -81,7 +81,7 @@ def selection_section(
         `str`: Markdown, from its heading to its last line.
     """
     # What a store was made with counts, not what a run that reads it was told
-    settings = _settings_of(store)
+    settings = None if store is None else settings_of(store)
     rows = [("Base model", _link(base_model, "")), ("Dataset", _link(dataset_name, "datasets/"))]
     if summary is not None:
         skipped = sum(map(len, summary.skipped.values()))
@@ -184,7 +184,7 @@ def complete_card(card: str, section: str, metadata: dict[str, str] | None = Non
 
 def _attribution_rows(config, store, keys):
     """What the store says: who attributed, how, at what cost and with what error."""
-    settings = _settings_of(store)
+    settings = settings_of(store)
     model = "the base model" if config.attribution_model is None else _link(config.attribution_model, "")
     if config.attributions is not None:
         model = "that of a store made beforehand"
@@ -221,13 +221,6 @@ def _attribution_rows(config, store, keys):
             )
         )
     return rows
-
-
-def _settings_of(store) -> StoreSettings | None:
-    """Settings of a store, or of the first of several that a resumed run reads together."""
-    while store is not None and not hasattr(store, "settings"):
-        store = store.maps[0]
-    return None if store is None else store.settings
 
 
 def _versions(is_adapter):

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 logger = logging.get_logger(__name__)
 
-# Everything that decides where segments lie. `datasets` knows functions of modules by their names alone: the steps that
-# it has cached would outlive a correction of them.
+# Everything that decides where segments lie. `datasets` knows functions of modules by their names alone: its cached
+# steps would outlive a correction of them.
 _SHAPED_BY = [Path(row_steps.__file__), *sorted(Path(traces.__file__).parent.glob("*.py"))]
 
 

@@ -52,7 +52,8 @@ class SelectionSummary:
             f"({self.kept_segments / max(self.segments, 1):.1%})",
             f"  reasoning tokens  {self.kept_tokens:>9,} of {self.tokens:,} "
             f"({self.kept_tokens / max(self.tokens, 1):.1%})",
-            f"  near a threshold  {self.near_threshold:>9,} segments ({self.near_threshold / max(self.segments, 1):.1%})",
+            f"  near a threshold  {self.near_threshold:>9,} segments "
+            f"({self.near_threshold / max(self.segments, 1):.1%})",
             f"  trained in full   {skipped:>9,} traces",
         ]
         for reason, names in self.skipped.items():

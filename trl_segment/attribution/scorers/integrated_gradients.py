@@ -53,13 +53,13 @@ class IntegratedGradients(Scorer):
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             Causal language model. It is used in evaluation mode with frozen parameters and left as it was found.
-        rule (`str`, *optional*, defaults to `"simpson"`):
-            Quadrature rule, one of [`~trl_segment.attribution.quadrature.RULES`]. `"simpson"` bisects where
-            completeness fails most; `"density"` puts midpoints where `density` has its mass; `"paper"` is the
-            published sum.
+        rule (`str`, *optional*, defaults to `"hybrid"`):
+            Quadrature rule, one of [`~trl_segment.attribution.quadrature.RULES`]. `"hybrid"` adds nodes where the
+            integrand needs them until two halves agree; `"simpson"` bisects where completeness fails most; `"density"`
+            puts midpoints where `density` has its mass; `"paper"` is the published sum.
         evaluations (`int`, *optional*):
-            Gradient evaluations per sequence; for `"simpson"` the cap. Defaults to 64 for `"simpson"`, 32 for
-            `"density"`, else the paper's 50.
+            Gradient evaluations per sequence; for `"hybrid"` and `"simpson"` the cap. Defaults to 32 for `"hybrid"`
+            and `"density"`, 64 for `"simpson"`, else the paper's 50.
         tolerance (`float`, *optional*, defaults to `0.01`):
             `"simpson"` stops when its panels' defects add up to at most this share of `|F(input) - F(baseline)|`.
         stop (`str`, *optional*, defaults to `"tolerance"`):
@@ -67,10 +67,10 @@ class IntegratedGradients(Scorer):
             `selection` keeps.
         selection ([`~trl_segment.SelectionConfig`], *optional*):
             Thresholds that `stop="decision"` is for. Defaults to the paper's.
-        path (`str`, *optional*, defaults to `"all"`):
-            What moves from baseline to input: `"all"` tokens together (the paper), or the `"reasoning"` alone, from
-            the first segment to the last, while prompt and answer stay. The second is another quantity: what the
-            reasoning adds, credited to the reasoning.
+        path (`str`, *optional*, defaults to `"reasoning"`):
+            What moves from baseline to input: the `"reasoning"` alone, from the first segment to the last, while
+            prompt and answer stay; or `"all"` tokens together (the paper), which on real models cannot be integrated.
+            The first is what the reasoning adds, credited to the reasoning.
         baseline (`str` or `int`, *optional*, defaults to `"pad"`):
             Where the path starts at every position: the embedding of the `"pad"` (the paper) or `"eos"` token of
             `model.config` or of a token ID, the `"mean"` of all embeddings, or `"zero"`.
@@ -106,12 +106,12 @@ class IntegratedGradients(Scorer):
     def __init__(
         self,
         model: PreTrainedModel,
-        rule: str = "simpson",
+        rule: str = "hybrid",
         evaluations: int | None = None,
         tolerance: float = 0.01,
         stop: str = "tolerance",
         selection: SelectionConfig | None = None,
-        path: str = "all",
+        path: str = "reasoning",
         baseline: str | int = "pad",
         density: np.ndarray | None = None,
         noise_samples: int = 0,

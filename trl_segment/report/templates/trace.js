@@ -333,7 +333,7 @@ function showSelection() {
     (state.selection === "attribution" ? "" : `--selection ${state.selection} `) +
     (data.drawn ? `--seed ${state.seed} ` : "") +
     `--${level} ${state[level]} --beta ${state.beta} --keep_first ${state.keep_first} --keep_last ${state.keep_last}` +
-    (state.consistency_scale === "absolute" ? "" : ` --consistency_scale ${state.consistency_scale}`) +
+    (state.consistency_scale === "rank" ? "" : ` --consistency_scale ${state.consistency_scale}`) +
     (state.min_direction > -1 ? ` --min_direction ${state.min_direction}` : "") +
     (state.min_tokens_to_mask ? ` --min_tokens_to_mask ${state.min_tokens_to_mask}` : "");
   if (state.sort === "verdict") sortRows();
