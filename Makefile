@@ -35,7 +35,8 @@ REAL_MODEL ?= real_model_output
 real-model: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet gguf
 	$(BIN)/python benchmarks/fetch_real_model.py $(REAL_MODEL)/smollm2
-	$(BIN)/python benchmarks/real_model.py --model $(REAL_MODEL)/smollm2 --count 2 --dtypes float32 bfloat16 \
+	OMP_NUM_THREADS=2 $(BIN)/python benchmarks/real_model.py --model $(REAL_MODEL)/smollm2 --count 2 \
+		--procedures published default "hybrid, all tokens" "midpoint 16" "midpoint 32" \
 		--json $(REAL_MODEL)/real_model.json
 
 docs: $(VENV)/installed

@@ -4,7 +4,7 @@ What attribution costs and how far it can be trusted on a pretrained model: proc
     python benchmarks/real_model.py --model FOLDER_OR_NAME --traces FILE [--json FILE]
 
 For the published procedure, the default and alternatives, per trace: gradient evaluations, seconds, completeness gap,
-agreement of the two halves of the nodes, and agreement with a finer reference on the procedure's own path: token
+agreement of the two halves of the nodes, and agreement with more midpoints on the path of the reasoning: token
 correlation, rank correlation of segment strengths, and Jaccard index of the segments kept by strength alone (no end is
 kept for its place, since any agreement would then be good). `--dtypes` compares precisions: each against the first.
 
@@ -118,16 +118,14 @@ def run(args) -> list[Measurement]:
             if name in args.procedures
         }
         for name, sequence in sequences:
-            references = {}
-            for path in sorted({engine.path for engine in engines.values()}):
-                if dtype == args.dtypes[0]:
-                    finer = IntegratedGradients(model, rule="midpoint", evaluations=args.reference, path=path)
-                    references[path] = finer.attribute(sequence.input_ids, sequence.target, sequence.segments)
+            if dtype == args.dtypes[0]:
+                finer = IntegratedGradients(model, rule="midpoint", evaluations=args.reference, path="reasoning")
+                reference = finer.attribute(sequence.input_ids, sequence.target, sequence.segments)
             for procedure, engine in engines.items():
                 measurement, result = measure(engine, name, procedure, dtype, sequence)
                 if dtype == args.dtypes[0]:
                     first_precision[name, procedure] = result
-                    compare(measurement, result, references[engine.path])
+                    compare(measurement, result, reference)
                 else:  # against the same procedure in the first precision
                     compare(measurement, result, first_precision[name, procedure])
                 measurements.append(measurement)
@@ -139,11 +137,10 @@ def run(args) -> list[Measurement]:
 def print_table(measurements, args) -> None:
     """Means over traces, a row for each procedure and precision."""
     heading = ("procedure", "dtype", "evals", "seconds", "gap", "L1", "halves", "settled", "tokens", "ranks", "kept")
-    print(
-        f"\nMeans over {len({m.trace for m in measurements})} traces. gap: share of the change of F; L1: attributions"
-    )
-    print("in units of it; halves: correlation of the two halves of the nodes. tokens, ranks, kept: agreement with")
-    print(f"{args.reference} midpoints on the same path, or, in another precision, with the first precision.")
+    traces = len({m.trace for m in measurements})
+    print(f"\nMeans over {traces} traces. gap: share of the change of F; L1: attributions in units of it;")
+    print("halves: correlation of the two halves of the nodes. tokens, ranks, kept: agreement with")
+    print(f"{args.reference} midpoints on the path of the reasoning; in another precision, with the first precision.")
     print(("{:<20} {:<9}" + " {:>8}" * 9).format(*heading))
     for dtype in args.dtypes:
         for procedure in args.procedures:
@@ -169,7 +166,7 @@ def main() -> None:
     parser.add_argument("--segment_pattern", default=None, help="For the segmenter 'regex'.")
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="Precisions, the finest first.")
     parser.add_argument("--procedures", nargs="+", default=list(PROCEDURES), choices=list(PROCEDURES))
-    parser.add_argument("--reference", type=int, default=96, help="Midpoints of the reference.")
+    parser.add_argument("--reference", type=int, default=64, help="Midpoints of the reference.")
     parser.add_argument("--json", type=Path, default=None, help="File for every measurement.")
     args = parser.parse_args()
     torch.manual_seed(0)

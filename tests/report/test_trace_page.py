@@ -274,7 +274,11 @@ def test_the_page_shows_every_selection_of_every_kind_of_scores(show, selection,
     command = browser.find_element("id", "command").text
     assert ("--selection" in command) == (selection != "attribution")
     assert ("--seed 7" in command) == (selection == "random")
-    assert set(controls_enabled(browser)) == {selection != "random"}
+    assert ("consistency" in browser.find_element("css selector", ".gutter").text) == directed
+    bounds_on_direction = [False, False, True, True, False, False, True, False]
+    assert controls_enabled(browser) == [
+        selection != "random" and (directed or not bound) for bound in bounds_on_direction
+    ]
     if selection != "random":
         browser.find_element("id", "keep-last").send_keys(Keys.BACKSPACE, "6")
         config = SelectionConfig(**options, keep_last=6)

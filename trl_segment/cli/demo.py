@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     page, trained = output / "trace.html", output / "model"
     commands = {
         "Attribute: how much does each token of each trace move the log-probability of the right answer?": (
-            f"attribute {model} {data} --attribution_rule density"
+            f"attribute {model} {data}"
         ),
         "Inspect: one trace, its segments, and which of them will be trained": f"inspect {data} --trace 0",
         "Look: the same trace as a page for the browser, with every token's attribution": (

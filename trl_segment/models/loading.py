@@ -56,11 +56,11 @@ def load_tokenizer(
 
 def load_config(name_or_path: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
     """
-    Load a model's config.
+    Load a model's config; of an adapter that of its base model.
 
     Args:
         name_or_path (`str`):
-            Hub name or folder.
+            Hub name or folder of a model or of an adapter.
         revision (`str`, *optional*):
             Branch, tag or commit. Defaults to the main branch.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
@@ -69,6 +69,9 @@ def load_config(name_or_path: str, revision: str | None = None, trust_remote_cod
     Returns:
         [`~transformers.PreTrainedConfig`]: The config.
     """
+    adapter = _find_adapter(name_or_path, revision)
+    if adapter is not None:
+        name_or_path, revision = adapter.base_model_name_or_path, adapter.revision
     return AutoConfig.from_pretrained(name_or_path, revision=revision or "main", trust_remote_code=trust_remote_code)
 
 

@@ -30,7 +30,9 @@ def split_target(input_ids, target: tuple[int, int], segments: Sequence[tuple[in
     Raises:
         `ValueError`: If a span is empty, has nothing before it or leaves the sequence.
     """
-    ids = torch.as_tensor(np.asarray(input_ids), dtype=torch.long).reshape(-1)
+    # A tensor may lie on an accelerator, which NumPy cannot read
+    ids = input_ids.detach().cpu() if isinstance(input_ids, torch.Tensor) else torch.as_tensor(np.asarray(input_ids))
+    ids = ids.to(torch.long).reshape(-1)
     start, end = target
     if not 0 < start < end <= len(ids):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -26,11 +27,18 @@ def exclusive_run(path: str | os.PathLike, share: tuple[int, int] | None = None)
     Raises:
         `RuntimeError`: If another run holds the store, or this share of it.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(path, "run", shared=share is not None))
-        if share is not None:
-            stack.enter_context(locked(path, "shard-{}-of-{}".format(*share)))
-        yield
+    folder = Path(path)
+    is_new = not folder.exists()
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked(path, "run", shared=share is not None))
+            if share is not None:
+                stack.enter_context(locked(path, "shard-{}-of-{}".format(*share)))
+            yield
+    finally:
+        # A run that ended before it made a store leaves no folder behind that looks like one
+        if is_new and folder.is_dir() and {child.name for child in folder.iterdir()} == {".locks"}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -162,7 +162,9 @@ class IntegratedGradients(Scorer):
         options["baseline"] = str(config.attribution_baseline)
         options["baseline_token"] = baseline_token(model_config, config.attribution_baseline)
         if config.attribution_stop == "decision":
-            options["decision"] = dataclasses.asdict(selection or SelectionConfig())
+            thresholds = dataclasses.asdict(selection or SelectionConfig())
+            # What comes after the selection, or has no score in it, decides nothing here
+            options["decision"] = {k: v for k, v in thresholds.items() if k not in ("transition", "seed")}
         return options
 
     @classmethod

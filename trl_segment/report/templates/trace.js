@@ -115,7 +115,7 @@ function showText() {
         note,
         make("b", { textContent: index + 1 }),
         bar,
-        make("small", { textContent: `consistency ${consistency[index].toFixed(2)}` }),
+        ...(directed ? [make("small", { textContent: `consistency ${consistency[index].toFixed(2)}` })] : []),
       );
       gutter.addEventListener("click", () => activate(index, "row"));
       section.append(gutter);
@@ -398,6 +398,10 @@ function connectControls() {
   if (state.consistency_scale !== "absolute") {
     const meant = { chance: "highest kept, above chance", rank: "highest rank of consistency kept" };
     byId("beta-label").lastElementChild.textContent = meant[state.consistency_scale];
+  }
+  if (!directed) {
+    const title = "Scores of whole segments have no direction";
+    for (const id of ["beta", "beta-value", "min-direction"]) Object.assign(byId(id), { disabled: true, title });
   }
   if (data.drawn) {
     // Other thresholds are another draw

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# On a machine with a GPU, in a clone with its environment: the tests marked `gpu`, then every benchmark of attribution,
+# into one folder. Aims at ten minutes on an H100; nothing of it has run on one since it was written.
+#   bash benchmarks/gpu.sh [FOLDER] [MODEL]
+set -u
+folder=${1:-gpu_output}
+model=${2:-HuggingFaceTB/SmolLM2-135M-Instruct}
+mkdir -p "$folder"
+python=${PYTHON:-.venv/bin/python}
+run() {
+    local name=$1
+    shift
+    local began=$SECONDS
+    "$@" >"$folder/$name.txt" 2>&1
+    printf '%-24s exit %d, %4d s\n' "$name" $? $((SECONDS - began)) | tee -a "$folder/summary.txt"
+}
+"$python" -c 'import torch; print(torch.cuda.get_device_name())' | tee "$folder/summary.txt" || exit 1
+run tests "$python" -m pytest tests/models/test_gpu.py -m gpu -q
+run real_model "$python" benchmarks/real_model.py --model "$model" --count 3 --dtypes float32 bfloat16 float16
+run cost "$python" benchmarks/cost.py
+cat "$folder"/real_model.txt
