@@ -94,7 +94,6 @@ def train(output, traces=5, lora=False, watch=None, resume=None, **options):
         "per_device_train_batch_size": 1,
         "learning_rate": 3e-3,
         "save_strategy": "no",
-        "attribution_rule": "simpson",
         "attribution_evaluations": 13,
         "tau": 0.4,
         "keep_first": 0,

@@ -159,8 +159,11 @@ def _by_group(values, number_format):
 def _facts(statistics):
     kept, dropped = statistics.segments[0], statistics.segments[1:].sum()
     tokens = statistics.tokens
+    integrated = statistics.reliability.traces
+    settled = integrated - len(statistics.reliability.unsettled)
     return [
         (f"{statistics.traces:,}", "traces attributed"),
+        *([(f"{settled:,}", f"of {integrated:,} have settled attributions")] if integrated else []),
         (f"{kept:,}", f"of {kept + dropped:,} segments trained ({kept / max(kept + dropped, 1):.1%})"),
         (f"{tokens[0] / max(tokens.sum(), 1):.1%}", f"of {tokens.sum():,} reasoning tokens trained"),
         (f"{statistics.negative:,}", "kept segments lower the answer's log-probability"),

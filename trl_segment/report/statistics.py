@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from ..selection import DROPPED_BY_CHANCE, VERDICTS, SelectionConfig, select
+from ..selection import DROPPED_BY_CHANCE, VERDICTS, ReliabilityCount, SelectionConfig, select
 from ..store import StoredAttribution
 from ..traces import RETRO_SEARCH_KEYWORDS, Trace
 
@@ -134,6 +134,8 @@ class DatasetStatistics:
             Traces by completeness gap and by quadrature defect, per bin of `GAP_EDGES`, shape (bins,).
         worst_gaps (`list[tuple[float, str]]`):
             The largest relative completeness gaps and the names of their traces.
+        reliability ([`~trl_segment.selection.ReliabilityCount`]):
+            How far the scores can be trusted.
         evaluations (`Counter`):
             Traces by the number of gradient evaluations spent.
         stopped_by (`Counter`):
@@ -170,6 +172,7 @@ class DatasetStatistics:
     gaps: np.ndarray = field(default_factory=lambda: np.zeros(len(GAP_EDGES) - 1, dtype=np.int64))
     defects: np.ndarray = field(default_factory=lambda: np.zeros(len(GAP_EDGES) - 1, dtype=np.int64))
     worst_gaps: list[tuple[float, str]] = field(default_factory=list)
+    reliability: ReliabilityCount = field(default_factory=ReliabilityCount)
     evaluations: Counter = field(default_factory=Counter)
     stopped_by: Counter = field(default_factory=Counter)
     openers: dict[str, np.ndarray] = field(default_factory=dict)
@@ -182,8 +185,9 @@ class DatasetStatistics:
         counts = {
             entry.name: getattr(self, entry.name)
             for entry in fields(self)
-            if entry.name not in ("thresholds", "examples")
+            if entry.name not in ("thresholds", "examples", "reliability")
         }
+        counts["unsettled"] = self.reliability.unsettled
         return {
             "thresholds": {entry.name: getattr(self.thresholds, entry.name) for entry in fields(SelectionConfig)},
             "groups": list(GROUPS),
@@ -310,6 +314,7 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
     needed = (np.searchsorted(held, 0.8 - 1e-12)) / count
     statistics.share_for_80[_bins(np.array([needed - 1e-12]), CURVE_GRID)] += 1
 
+    statistics.reliability.add(name, row.reliability)
     for counts, error in ((statistics.gaps, row.completeness_gap), (statistics.defects, row.defect)):
         # Scorers that do not integrate have none
         if error is not None and math.isfinite(error) and row.f_baseline is not None:

@@ -87,7 +87,6 @@ def check_segmenter(segmenter: Segmenter, pattern: str | None = None) -> None:
         )
 
 
-@functools.cache
 def load_segmenter(name: str) -> Callable[[str], list[str]]:
     """
     The function that a name stands for. Its module is run: never pass a name that a file from elsewhere holds.

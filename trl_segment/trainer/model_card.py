@@ -10,7 +10,7 @@ import numpy as np
 from huggingface_hub import ModelCard
 
 from .. import __version__
-from ..selection import SelectionConfig
+from ..selection import ReliabilityCount, SelectionConfig
 from ..store import AttributionStore, settings_of
 from .config import SegmentSelectiveSFTConfig
 from .segment_table import SelectionSummary
@@ -198,6 +198,7 @@ def _attribution_rows(config, store, keys):
             rows.append((f"Attribution: {label}", _code(settings.options[name])))
 
     evaluations, defects, rises = array("q"), array("d"), array("d")
+    reliability = ReliabilityCount()
     for key in dict.fromkeys(store if keys is None else keys):
         row = store.get(key)
         if row is None or row.problem is not None:
@@ -205,12 +206,15 @@ def _attribution_rows(config, store, keys):
         evaluations.append(row.evaluations)
         if row.f_input is not None and row.f_baseline is not None:
             rises.append(abs(row.f_input - row.f_baseline))
+        reliability.add(row.name, row.reliability)
         # Scorers other than Integrated Gradients have nothing to be complete
         if row.defect is not None and np.isfinite(row.defect):
             defects.append(row.defect)
     if evaluations:
         total, count = sum(evaluations), len(evaluations)
         rows.append(("Gradient evaluations", f"{total:,} in total, {total / count:,.1f} per attributed trace"))
+    if reliability.traces:
+        rows.append(("Attributions settled", reliability.describe()))
     if defects:
         defects, rise = np.array(defects), np.median(rises)
         rows.append(
