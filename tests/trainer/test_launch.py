@@ -13,6 +13,8 @@ from trl_segment.cli import main as cli
 from trl_segment.store import AttributionStore
 
 
+pytestmark = pytest.mark.distributed
+
 CONFIGS = REPOSITORY / "examples" / "accelerate_configs"
 
 

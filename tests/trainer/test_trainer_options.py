@@ -422,3 +422,26 @@ def test_selective_evaluation_is_logged_beside_the_full_one(layout, tmp_path, to
             count += flags.sum()
         assert log["eval_selective_loss"] == pytest.approx(total / count, rel=1e-4)
         assert log["eval_selective_loss"] != pytest.approx(log[f"eval_{name}_loss"], rel=1e-4)
+
+
+def test_a_strict_run_refuses_scores_that_are_not_settled(tmp_path, tokenizer):
+    """Two points on the path of all tokens, with random weights."""
+    dataset = messages(make_rows(3))
+    options = {"attribution_path": "all", "attribution_rule": "midpoint", "attribution_evaluations": 2}
+    trainer = make_trainer(tmp_path / "a", tokenizer, dataset, max_steps=1, **options)
+    trainer.train()
+    count = trainer._selected[0].reliability
+    assert count.traces == 3 and len(count.unsettled) == 3
+    assert "attributions settled for 0 of 3 traces" in str(trainer._selected[0])
+    strict = make_trainer(tmp_path / "b", tokenizer, dataset, max_steps=1, attribution_strict=True, **options)
+    with pytest.raises(ValueError, match=r"3 of 3 traces \(100%\) are not settled.*`attribution_strict` refuses"):
+        strict.train()
+    assert strict.state.global_step == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"kept_weight": math.inf}, {"min_strength": math.inf}, {"attribution_threshold": math.inf}]
+)
+def test_infinite_options_are_refused(tmp_path, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        SegmentSelectiveSFTConfig(str(tmp_path), use_cpu=True, bf16=False, **options)

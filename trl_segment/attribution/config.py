@@ -1,5 +1,6 @@
 """Settings that change attribution scores."""
 
+import math
 from dataclasses import dataclass, field
 
 from ..presets import PRESETS, apply_preset
@@ -161,7 +162,7 @@ class AttributionConfig(TraceConfig):
                 f"`attribution_tolerance` is a share of F's increase and must be in (0, 1), but "
                 f"{self.attribution_tolerance} was passed."
             )
-        if not self.attribution_threshold > 0:
+        if not 0 < self.attribution_threshold < math.inf:
             raise ValueError(
                 f"`attribution_threshold` is a loss in nats and must be positive, but {self.attribution_threshold} "
                 "was passed."

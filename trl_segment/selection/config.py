@@ -1,5 +1,6 @@
 """Which segments of a trace are trained: the thresholds."""
 
+import math
 from dataclasses import dataclass, field
 
 
@@ -132,8 +133,8 @@ class SelectionConfig:
                 f"`min_direction` bounds a direction and must be in [-1, 1], but {self.min_direction} was passed. -1 "
                 "drops no segment."
             )
-        if not self.min_strength >= 0:
-            raise ValueError(f"`min_strength` cannot be negative, but {self.min_strength} was passed.")
+        if not 0 <= self.min_strength < math.inf:
+            raise ValueError(f"`min_strength` cannot be negative or infinite, but {self.min_strength} was passed.")
         if self.transition not in TRANSITIONS:
             raise ValueError(
                 f"Unknown transition {self.transition!r}. Pass one of {', '.join(map(repr, TRANSITIONS))}."

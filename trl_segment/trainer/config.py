@@ -1,5 +1,6 @@
 """Configuration of [`SegmentSelectiveSFTTrainer`]."""
 
+import math
 from dataclasses import dataclass, field
 
 from trl import SFTConfig
@@ -120,10 +121,10 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
                 f"Unknown treatment of dropped segments {self.dropped_segments!r}. Pass one of "
                 f"{', '.join(map(repr, DROPPED_SEGMENTS))}."
             )
-        if not 0 <= self.dropped_weight <= 1 or not self.kept_weight > 0:
+        if not 0 <= self.dropped_weight <= 1 or not 0 < self.kept_weight < math.inf:
             raise ValueError(
-                f"`dropped_weight` must be in [0, 1] and `kept_weight` above 0, but {self.dropped_weight} and "
-                f"{self.kept_weight} were passed."
+                f"`dropped_weight` must be in [0, 1] and `kept_weight` above 0 and finite, but {self.dropped_weight} "
+                f"and {self.kept_weight} were passed."
             )
         if self.dropped_segments == "weight" and (self.loss_type != "nll" or self.label_smoothing_factor > 0):
             raise ValueError(

@@ -335,6 +335,8 @@ class Preparation:
         Returns:
             `tuple[str, Trace]`: Both.
         """
+        if not 0 <= index < self.num_traces:
+            raise IndexError(f"There is no trace {index}: {self.num_traces} are attributed.")
         for rows, described in self.trace_sets:  # noqa: B007
             if index < len(rows):
                 break
