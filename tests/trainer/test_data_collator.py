@@ -165,7 +165,7 @@ def test_the_table_is_filled_by_hand_computed_selection(store):
         ["a", "b", "c", "d"], ["A", "B", "C", "D"], np.array([3, 2, 2, 0]), [None, None, None, "no answer"]
     )
     store.add(StoredAttribution("d", "D", "no answer"))
-    config = SelectionConfig(tau=0.7, beta=0.8, keep_first=0, keep_last=0, transition="after_kept")
+    config = SelectionConfig(tau=0.7, beta=0.8, consistency_scale="absolute", keep_first=0, keep_last=0)
     summary = table.fill(store, config)
     # a: strengths 4, .5, .5, of which the first is 80 %. c: strengths 1, 3; the second reaches 75 % but all its tokens
     # push one way, so none is left.
