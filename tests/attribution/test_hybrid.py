@@ -329,7 +329,7 @@ def test_allowed_nodes_are_used_up_and_no_others():
 def recorded(key):
     data = np.load(RECORDED)
     nodes, integrands = data[f"{key}_xs"], data[f"{key}_G"].astype(np.float64)
-    # Of long traces every fifth token was kept; the sum of the others is one more, which belongs to no segment
+    # Every fifth token of long traces was kept; the sum of the others is one more, which belongs to no segment
     integrands = np.column_stack([integrands, data[f"{key}_rest"]])
     values = data[f"{key}_F"].astype(np.float64)
     segments = [(int(a), int(b)) for a, b in data[f"{key}_seg"]]

@@ -164,7 +164,7 @@ def test_scores_of_whole_segments_are_compared_by_strength_alone():
     same = compare_stores(whole, whole, config)
     assert (same.traces, same.strength.value, same.selection.value) == (2, 1.0, 1.0)
     assert np.isnan([same.direction.value, same.direction.low, same.direction.high]).all()
-    # Of one store that has a direction there is nothing to compare it with
+    # One store alone has a direction, so there is nothing to compare it with
     other = compare_stores(whole, tokens, replace(config, beta=1.0))
     assert (other.strength.value, other.selection.value) == (1.0, 1.0) and np.isnan(other.direction.value)
 

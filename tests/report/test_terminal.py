@@ -111,7 +111,7 @@ def test_the_header_names_the_rule_with_the_thresholds_that_it_reads(options, ru
     if options.get("selection") != "threshold":
         assert header.startswith(f"kept {kept} of 3 segments")
     assert ("by chance" in plain) == (options.get("selection") == "random")
-    # Of scores of whole segments no bound on a direction is read
+    # No bound on a direction is read where whole segments are scored
     whole = StoredAttribution("k", "n", num_tokens=[1, 1, 1], scores=[4.0, 3.0, 2.0], f_input=-1.0)
     plain, _ = show(trace, whole, keep_first=0, keep_last=0, **options)
     (header,) = [line for line in plain.splitlines() if line.startswith("kept ")]

@@ -43,7 +43,7 @@ def config(**options):
     [
         (TOKENS, {}, "KoKwA"),
         (TOKENS, {"min_direction": -0.5}, "KoawA"),
-        # Of both reasons the direction is the one that is named
+        # Where both reasons hold, the direction is named
         (TOKENS, {"beta": 0.5, "min_direction": -0.5}, "KoawA"),
         (TOKENS, {"selection": "threshold", "min_strength": 1.0}, "KoKKA"),
         (TOKENS, {"selection": "all"}, "KKKKA"),

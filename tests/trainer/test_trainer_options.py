@@ -445,3 +445,36 @@ def test_a_strict_run_refuses_scores_that_are_not_settled(tmp_path, tokenizer):
 def test_infinite_options_are_refused(tmp_path, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         SegmentSelectiveSFTConfig(str(tmp_path), use_cpu=True, bf16=False, **options)
+
+
+def test_every_step_of_preparation_runs_main_process_first_and_in_as_many_workers_as_asked(
+    tmp_path, tokenizer, monkeypatch
+):
+    """Else every rank maps the whole dataset at once, and the first step ignores `dataset_num_proc`."""
+    from contextlib import contextmanager
+
+    from trl_segment.trainer import preparation, sft_trainer
+
+    depth, seen = [0], []
+
+    @contextmanager
+    def first():
+        depth[0] += 1
+        yield
+        depth[0] -= 1
+
+    original = Dataset.map
+
+    def noting(self, function=None, *args, **kwargs):
+        if getattr(function, "__module__", "").startswith("trl_segment."):
+            seen.append((function.__name__, depth[0] > 0, kwargs.get("num_proc")))
+            kwargs["num_proc"] = None
+        return original(self, function, *args, **kwargs)
+
+    for module in (preparation, sft_trainer):
+        monkeypatch.setattr(module, "main_process_first", first)
+    monkeypatch.setattr(Dataset, "map", noting)
+    make_trainer(tmp_path, tokenizer, Dataset.from_list(make_rows(3)), dataset_num_proc=2)
+    names = [name for name, _, _ in seen]
+    assert names == ["question_to_messages", "describe_trace", "render_verbatim", "add_units"]
+    assert all(inside and workers == 2 for _, inside, workers in seen)
