@@ -1,5 +1,6 @@
 """Attribute many traces into a store."""
 
+import contextlib
 import itertools
 import time
 from collections.abc import Iterable
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..models.compiled import compiled_layers, should_compile
 from ..models.passes import wait_for_others
 from ..progress import progress_bar, show_rate
 from ..selection import ReliabilityCount, SelectionConfig
@@ -91,7 +93,7 @@ def attribute_traces(
         store ([`AttributionStore`]):
             Opened with [`attribution_settings`] of the same three. Written as the run goes.
         total (`int`, *optional*):
-            Number of traces, for the progress bar.
+            Number of traces, for the progress bar, and to know whether compiling pays.
         progress (`bool`, *optional*):
             Whether to show one. By default on a terminal.
         selection ([`~trl_segment.SelectionConfig`], *optional*):
@@ -108,7 +110,11 @@ def attribute_traces(
     seen = set()
     tokens, began = 0, time.perf_counter()
     bar = progress_bar(itertools.chain(first, traces), "Attributing", total=total, shown=progress)
-    try:
+    compiled = scorer.token_attributions and should_compile(model, config.attribution_compile, total)
+    with contextlib.ExitStack() as stack:
+        layers = stack.enter_context(compiled_layers(model)) if compiled else None
+        # Also when a trace fails
+        stack.callback(store.flush)
         for name, trace in bar:
             summary.traces += 1
             row = store.get(trace.key)
@@ -116,7 +122,7 @@ def attribute_traces(
                 summary.repeated += trace.key in seen
                 summary.reused += trace.key not in seen
             else:
-                row = _attribute(name, trace, scorer, tokenizer, config)
+                row = _attribute(name, trace, scorer, tokenizer, config, layers)
                 store.add(row)
                 summary.attributed += row.problem is None
                 summary.evaluations += row.evaluations
@@ -128,8 +134,6 @@ def attribute_traces(
             if row.problem is not None:
                 summary.skipped.setdefault(row.problem, []).append(name)
         summary.seconds = time.perf_counter() - began
-    finally:
-        store.flush()
     wait_for_others(model, scorer.lockstep)
     skipped = sum(map(len, summary.skipped.values()))
     if skipped:
@@ -190,12 +194,26 @@ def learn_from(
         scorer.learn([sequence for sequence in sequences if sequence is not None], store)
 
 
-def _attribute(name, trace, scorer, tokenizer, config) -> StoredAttribution:
+def _score(scorer, sequence, layers):
+    """The scores of a sequence, and without compiled layers if compiling fails."""
+    arguments = (sequence.input_ids, sequence.target, sequence.segments)
+    try:
+        return scorer.attribute(*arguments)
+    except Exception as error:
+        if layers is None or not layers.caused(error):
+            raise
+        layers.undo()
+        reason = " ".join(str(error).split()[:40])
+        logger.warning(f"The model's layers could not be compiled and run as they are: {reason}")
+    return scorer.attribute(*arguments)
+
+
+def _attribute(name, trace, scorer, tokenizer, config, layers) -> StoredAttribution:
     sequence, problem = sequence_of(trace, tokenizer, scorer.model.config, config)
     if problem is not None:
         return StoredAttribution(key=trace.key, name=name, problem=problem)
     try:
-        result = scorer.attribute(sequence.input_ids, sequence.target, sequence.segments)
+        result = _score(scorer, sequence, layers)
     except MemoryError as error:
         least = activation_bytes(scorer.model.config, len(sequence.input_ids), scorer.model.dtype.itemsize, True)
         raise MemoryError(

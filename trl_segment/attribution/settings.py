@@ -6,6 +6,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.inspection import adapter_fingerprint, config_fingerprint, tokenizer_fingerprint, weights_fingerprint
+from ..models.precision import precision_of
 from ..models.sharding import check_sharding
 from ..selection import SelectionConfig
 from ..store import CUSTOM_SEGMENTER, StoreSettings
@@ -61,7 +62,7 @@ def attribution_settings(
         segmenter,
         selection,
         weights=weights_fingerprint(model),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=precision_of(model),
         adapter=adapter_fingerprint(model) if adapter else "off",
     )
 

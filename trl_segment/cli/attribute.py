@@ -105,6 +105,8 @@ def _refuse_idle(parser: CommandParser, config: AttributionConfig) -> None:
     """Refuse options that the scorer does not read."""
     scorer = config.attribution_scorer
     read = {f"attribution_{name}" for name in (*SCORERS[scorer].options, "scorer", "max_tokens", "strict", "preset")}
+    if SCORERS[scorer].token_attributions:
+        read.add("attribution_compile")
     parser.refuse(
         {entry.name for entry in fields(AttributionConfig) if entry.name.startswith("attribution_")} - read,
         f"on --attribution_scorer {scorer}",

@@ -12,6 +12,7 @@ from ..attribution.cost import H100_TFLOPS, count_weights, estimate_cost, forwar
 from ..attribution.plan import plan_attribution
 from ..configs import config_of
 from ..models import load_config, load_tokenizer
+from ..models.precision import split_precision
 from ..progress import progress_bar
 from ..selection import SelectionConfig, select
 from ..store import AttributionStore, open_store
@@ -111,7 +112,7 @@ def plan_sft(dataset, training_args, model_args, devices: int = 1) -> None:
         else:
             say("When training begins, the model attributes the traces:")
             parts = config, tokenizer
-        dtype = model_args.dtype if other is None else args.attribution_dtype
+        dtype = model_args.dtype if other is None and args.attribution_dtype == "auto" else args.attribution_dtype
         run = SimpleNamespace(path=None, selection=selection, dtype=dtype, devices=devices)
         _say_attribution(iter(traces), len(traces), *parts, attribution, run)
     _say_training(trained, longest, config, args, model_args, devices)
@@ -221,5 +222,6 @@ def _load(name, revision, trust_remote_code, chat_template_path):
 
 
 def _bytes_per_number(config, dtype) -> int:
+    dtype, _ = split_precision(dtype)
     dtype = getattr(torch, dtype, None) if dtype not in (None, "auto") else config.dtype
     return (dtype or torch.float32).itemsize

@@ -117,7 +117,11 @@ class Passes:
         return log_probs.gather(-1, targets).sum(dim=(1, 2))
 
     def make(
-        self, kind: Pass, ids: torch.Tensor, embeddings: torch.Tensor | None = None
+        self,
+        kind: Pass,
+        ids: torch.Tensor,
+        embeddings: torch.Tensor | None = None,
+        recomputed_layers: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         One pass, of the kind that the processes have agreed on.
@@ -129,13 +133,16 @@ class Passes:
                 Token IDs, shape (batch, tokens).
             embeddings (`torch.Tensor`, *optional*):
                 What takes the place of their embeddings, shape (batch, tokens, hidden).
+            recomputed_layers (`int`, *optional*):
+                How many layers a checkpointed pass computes again. Defaults to all.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor | None]`: F of each row, shape (batch,), and, if the kind has one, its
             gradient with respect to the embeddings, shape (batch, tokens, hidden).
         """
         self.swap.replacement = embeddings
-        recomputed = checkpointing(self.model) if kind is Pass.CHECKPOINTED_GRADIENT else nullcontext()
+        checkpointed = kind is Pass.CHECKPOINTED_GRADIENT
+        recomputed = checkpointing(self.model, recomputed_layers) if checkpointed else nullcontext()
         with recomputed, torch.set_grad_enabled(kind >= Pass.GRADIENT):
             values = self._log_probability(ids)
             gradient = None
@@ -155,7 +162,7 @@ class Passes:
         return values.item()
 
     def gradients(
-        self, nodes: list[float], real: torch.Tensor, base: torch.Tensor, checkpointed: bool = False
+        self, nodes: list[float], real: torch.Tensor, base: torch.Tensor, recomputed_layers: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """
         F and its directional derivative by token at some points of a straight line, in one forward and backward pass.
@@ -167,8 +174,8 @@ class Passes:
                 Where it ends, float32, shape (tokens, hidden).
             base (`torch.Tensor`):
                 Where it starts, of the same shape.
-            checkpointed (`bool`, *optional*, defaults to `False`):
-                Whether to recompute activations in the backward pass.
+            recomputed_layers (`int`, *optional*, defaults to `0`):
+                How many layers, from the first on, compute their activations again in the backward pass.
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: F at each node in nats, shape (nodes,), and the inner product of its
@@ -176,8 +183,10 @@ class Passes:
         """
         alpha = torch.tensor(nodes, dtype=torch.float32, device=real.device)[:, None, None]
         difference = real - base
-        kind = self.lockstep.agree(Pass.CHECKPOINTED_GRADIENT if checkpointed else Pass.GRADIENT)
-        values, gradient = self.make(kind, self.ids.expand(len(nodes), -1), base + alpha * difference)
+        kind = self.lockstep.agree(Pass.CHECKPOINTED_GRADIENT if recomputed_layers else Pass.GRADIENT)
+        # Another process may want a checkpointed pass where this one does not: then it is whole for both
+        layers = recomputed_layers if recomputed_layers and not self.lockstep.active else None
+        values, gradient = self.make(kind, self.ids.expand(len(nodes), -1), base + alpha * difference, layers)
         inner = (gradient.float() * difference).sum(dim=-1, dtype=torch.float64)
         return values.double().cpu().numpy(), inner.cpu().numpy()
 
