@@ -106,7 +106,7 @@ def attribute_traces(
     learn_from(scorer, [trace for _, trace in first], tokenizer, config, store)
     summary = AttributionSummary()
     seen = set()
-    tokens, began = 0, time.perf_counter()
+    tokens, began, fits = 0, time.perf_counter(), False
     bar = progress_bar(itertools.chain(first, traces), "Attributing", total=total, shown=progress)
     try:
         for name, trace in bar:
@@ -116,7 +116,7 @@ def attribute_traces(
                 summary.repeated += trace.key in seen
                 summary.reused += trace.key not in seen
             else:
-                row = _attribute(name, trace, scorer, tokenizer, config)
+                row = _attribute(name, trace, scorer, tokenizer, config, first=not fits)
                 store.add(row)
                 summary.attributed += row.problem is None
                 summary.evaluations += row.evaluations
@@ -125,6 +125,7 @@ def attribute_traces(
             if trace.key not in seen:
                 summary.reliability.add(name, row.reliability)
             seen.add(trace.key)
+            fits |= row.problem is None
             if row.problem is not None:
                 summary.skipped.setdefault(row.problem, []).append(name)
         summary.seconds = time.perf_counter() - began
@@ -190,8 +191,15 @@ def learn_from(
         scorer.learn([sequence for sequence in sequences if sequence is not None], store)
 
 
-def _attribute(name, trace, scorer, tokenizer, config) -> StoredAttribution:
-    sequence, problem = sequence_of(trace, tokenizer, scorer.model.config, config)
+def _attribute(name, trace, scorer, tokenizer, config, first) -> StoredAttribution:
+    try:
+        sequence, problem = sequence_of(trace, tokenizer, scorer.model.config, config)
+    except Exception as error:
+        # Templates raise whatever they like. Before one trace has gone well it is the tokenizer that does not fit.
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        if first:
+            raise ValueError(f"{name}: {kind}{error}") from error
+        problem = f"it cannot be rendered ({kind}{error})"
     if problem is not None:
         return StoredAttribution(key=trace.key, name=name, problem=problem)
     try:
