@@ -174,3 +174,39 @@ def test_one_row_that_the_template_refuses_does_not_stop_an_attribution(tmp_path
     with pytest.raises(ValueError, match=r"^bad: .*no sums"):
         other = AttributionStore(tmp_path / "other", attribution_settings(model, tokenizer, config))
         attribute_traces([bad, *traces], model, tokenizer, config, other)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda text, tokenizer: tokenizer(text)["input_ids"],
+        lambda text, tokenizer: [*tokenizer(text)["input_ids"], tokenizer.eos_token_id],
+        lambda text, tokenizer: tokenizer(text)["input_ids"][:40],
+    ],
+    ids=["whole", "with its end", "cut"],
+)
+def test_the_text_beside_tokens_is_read_and_not_what_they_decode_to(make, tmp_path, monkeypatch):
+    text = f"2 + 3? {COMPLETION}"
+    tokenizer = tiny_tokenizer()
+    ids = make(text, tokenizer)
+    # As tokenizers do that tidy up spaces, or whose normalizer cannot be undone
+    monkeypatch.setattr(type(tokenizer), "decode", lambda *args, **kwargs: "something else")
+    rows = [{"text": text, "input_ids": ids, "answer": "5"}] * 2
+    config = SegmentSelectiveSFTConfig(str(tmp_path), report_to="none", use_cpu=True, bf16=False)
+    prepared = SegmentSelectiveSFTTrainer(
+        tiny_model(tokenizer), config, None, Dataset.from_list(rows), processing_class=tokenizer
+    ).train_dataset[0]
+    monkeypatch.undo()
+    assert list(prepared["input_ids"]) == ids
+    for number, opener in enumerate(("Add", "Wait", "Alternatively")):
+        tokens = [i for i, unit in zip(ids, prepared["segment_units"], strict=True) if unit == 2 * number + 1]
+        assert tokenizer.decode(tokens).strip(" .\n") == opener
+
+
+def test_assistant_only_loss_on_question_rows_is_refused(tmp_path):
+    config = SegmentSelectiveSFTConfig(str(tmp_path), assistant_only_loss=True, use_cpu=True, bf16=False)
+    tokenizer = tiny_tokenizer()
+    with pytest.raises(ValueError, match="rows of questions and solutions are rendered verbatim"):
+        SegmentSelectiveSFTTrainer(
+            tiny_model(tokenizer), config, None, Dataset.from_list([QUESTION] * 2), processing_class=tokenizer
+        )

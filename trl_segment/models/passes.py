@@ -9,7 +9,7 @@ import torch
 
 from .frozen import checkpointing, frozen_mode
 from .inspection import slices_logits
-from .loading import process_state
+from .process import process_state
 from .sharding import Lockstep, Pass
 
 

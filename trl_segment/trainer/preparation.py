@@ -16,6 +16,7 @@ from trl import pack_dataset
 
 from .. import traces
 from ..configs import config_of
+from ..models import check_tokenizer
 from ..selection import SelectionConfig
 from ..store import KeyIndex, open_store
 from ..traces import Trace, render_prompt, row_name
@@ -125,6 +126,12 @@ class Preparation:
             [`~datasets.Dataset`] or [`~datasets.IterableDataset`]: With prompts and completions for question rows.
         """
         self._trains_questions = self.has_questions(dataset)
+        if self._trains_questions and self.args.assistant_only_loss and self.args.completion_rendering != "template":
+            raise ValueError(
+                "`assistant_only_loss=True` needs the chat template's marks, but rows of questions and solutions are "
+                "rendered verbatim. Leave it out: their loss is on the solution alone. Or set "
+                "`completion_rendering='template'` with a template that keeps the reasoning."
+            )
         with main_process_first():
             return self.as_prompt_completion(dataset)
 
@@ -178,6 +185,7 @@ class Preparation:
                     "SFTTrainer does."
                 )
             return parent(dataset, tokenizer, args, packing, formatting_func, name)
+        check_tokenizer(tokenizer)
         training = self.selective and name == "train" and self.table is None
         questions = self.has_questions(dataset) or (name == "train" and self._trains_questions)
         verbatim = args.completion_rendering == "verbatim" or (args.completion_rendering == "auto" and questions)

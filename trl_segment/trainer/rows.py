@@ -237,17 +237,25 @@ def add_units(row, index, rows, described, reader, tokenizer, chat_template, off
         )
     if trace.problem is not None or offset is None:
         return {column: np.zeros(len(row["input_ids"]), dtype=np.int32)[slice(*cut)]}
+    text, special = _training_text(row, tokenizer, chat_template, reader.text_column)
+    wanted = np.asarray(row["input_ids"])
+    ways = [(text, special)]
     if tokenized:
-        text, add_special_tokens = tokenizer.decode(row["input_ids"]), False
+        # Whoever did it may have done it otherwise; only where no text beside the tokens fits is one made of them
+        ended = text + (tokenizer.eos_token or "")
+        ways += [(text, not special), (ended, True), (ended, False), (tokenizer.decode(wanted), False)]
+    for text, add_special_tokens in ways:
+        ids, spans = encode_with_spans(tokenizer, text, add_special_tokens)
+        # Rows that came with their tokens may have been cut
+        if np.array_equal(ids[: len(wanted)] if tokenized else ids, wanted):
+            break
     else:
-        text, add_special_tokens = _training_text(row, tokenizer, chat_template, reader.text_column)
-    ids, spans = encode_with_spans(tokenizer, text, add_special_tokens)
-    if not np.array_equal(ids, row["input_ids"]):
         raise RuntimeError(
-            f"{name}: this example has {len(row['input_ids'])} tokens, but its text gives {len(ids)} or others, so "
-            "segments cannot be placed. If it was tokenized beforehand, use the trainer's own tokenizer; if the chat "
-            "template depends on the time or on chance, fix it."
+            f"{name}: this example has {len(wanted)} tokens, but its text gives {len(ids)} or others, so segments "
+            "cannot be placed. If it was tokenized beforehand, use the trainer's own tokenizer and template, or leave "
+            "'input_ids' out; if the chat template depends on the time or on chance, fix it."
         )
+    spans = spans[: len(wanted)]
     units = training_units(text, spans, locate_segments(text, trace, tokenizer.name_or_path))
     units[units > 0] += offset
     return {column: units[slice(*cut)]}
