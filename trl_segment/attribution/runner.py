@@ -214,6 +214,8 @@ def _attribute(name, trace, scorer, tokenizer, config, first) -> StoredAttributi
         problem = "the attributions are not finite (NaN or infinite)"
         return StoredAttribution(key=trace.key, name=name, problem=problem)
     segments, reliability = result.segments, result.reliability
+    if (segments.strength < 0).any():
+        return StoredAttribution(key=trace.key, name=name, problem="the scorer gave a negative strength")
     return StoredAttribution(
         key=trace.key,
         name=name,

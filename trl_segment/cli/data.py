@@ -176,7 +176,10 @@ class StoreReader:
             [`FoundRow`]: The row, its trace and its stored scores.
         """
         trace = self._read(row, name)
-        return FoundRow(name, row, trace, self.store.get(trace.key))
+        stored = self.store.get(trace.key)
+        if stored is not None and trace.problem is None:
+            stored.check_segments(len(trace.segments), name)
+        return FoundRow(name, row, trace, stored)
 
     def all(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[FoundRow]:
         """
