@@ -108,7 +108,7 @@ def attribute_traces(
     learn_from(scorer, [trace for _, trace in first], tokenizer, config, store)
     summary = AttributionSummary()
     seen = set()
-    tokens, began = 0, time.perf_counter()
+    tokens, began, fits = 0, time.perf_counter(), False
     bar = progress_bar(itertools.chain(first, traces), "Attributing", total=total, shown=progress)
     compiled = scorer.token_attributions and should_compile(model, config.attribution_compile, total)
     with contextlib.ExitStack() as stack:
@@ -122,7 +122,7 @@ def attribute_traces(
                 summary.repeated += trace.key in seen
                 summary.reused += trace.key not in seen
             else:
-                row = _attribute(name, trace, scorer, tokenizer, config, layers)
+                row = _attribute(name, trace, scorer, tokenizer, config, layers, first=not fits)
                 store.add(row)
                 summary.attributed += row.problem is None
                 summary.evaluations += row.evaluations
@@ -131,6 +131,7 @@ def attribute_traces(
             if trace.key not in seen:
                 summary.reliability.add(name, row.reliability)
             seen.add(trace.key)
+            fits |= row.problem is None
             if row.problem is not None:
                 summary.skipped.setdefault(row.problem, []).append(name)
         summary.seconds = time.perf_counter() - began
@@ -208,8 +209,15 @@ def _score(scorer, sequence, layers):
     return scorer.attribute(*arguments)
 
 
-def _attribute(name, trace, scorer, tokenizer, config, layers) -> StoredAttribution:
-    sequence, problem = sequence_of(trace, tokenizer, scorer.model.config, config)
+def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> StoredAttribution:
+    try:
+        sequence, problem = sequence_of(trace, tokenizer, scorer.model.config, config)
+    except Exception as error:
+        # Templates raise whatever they like. Before one trace has gone well it is the tokenizer that does not fit.
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        if first:
+            raise ValueError(f"{name}: {kind}{error}") from error
+        problem = f"it cannot be rendered ({kind}{error})"
     if problem is not None:
         return StoredAttribution(key=trace.key, name=name, problem=problem)
     try:
@@ -224,6 +232,8 @@ def _attribute(name, trace, scorer, tokenizer, config, layers) -> StoredAttribut
         problem = "the attributions are not finite (NaN or infinite)"
         return StoredAttribution(key=trace.key, name=name, problem=problem)
     segments, reliability = result.segments, result.reliability
+    if (segments.strength < 0).any():
+        return StoredAttribution(key=trace.key, name=name, problem="the scorer gave a negative strength")
     return StoredAttribution(
         key=trace.key,
         name=name,

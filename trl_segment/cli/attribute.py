@@ -137,9 +137,13 @@ def _attribute(parser, data_args, args, config, selection, model_args, state) ->
         part, parts = (shard - 1) + shards * state.process_index, shards * state.num_processes
         total, rows = None, _every(dataset, part, parts)
     else:
-        mine = share_of_rows(range(shard - 1, len(dataset), shards), lambda index: read(dataset[index]), store)
+
+        def trace_of(index):
+            return read(dataset[index], row_name(dataset[index], index))
+
+        mine = share_of_rows(range(shard - 1, len(dataset), shards), trace_of, store)
         total, rows = len(mine), ((index, dataset[index]) for index in mine)
-    traces = ((row_name(row, index), read(row)) for index, row in rows)
+    traces = ((name, read(row, name)) for name, row in ((row_name(row, index), row) for index, row in rows))
     progress = args.progress if state.is_main_process else False
     summary = attribute_traces(traces, model, tokenizer, config, store, total, progress, selection)
     skipped = sum(map(len, summary.skipped.values()))

@@ -49,7 +49,7 @@ def plan_attribute(data_args, args, config: AttributionConfig, selection: Select
     dataset = load_train_split(data_args, data_args.dataset_streaming)
     read = trace_reader(config, data_args.dataset_text_field)
     _say_attribution(
-        ((row_name(row, index), read(row)) for index, row in enumerate(dataset)),
+        ((name, read(row, name)) for name, row in _named(dataset)),
         None if data_args.dataset_streaming else len(dataset),
         *_load(
             model_args.model_name_or_path,
@@ -88,7 +88,7 @@ def plan_sft(dataset, training_args, model_args, devices: int = 1) -> None:
     )
     read = trace_reader(attribution, args.dataset_text_field)
     rows = progress_bar(dataset, "Counting tokens", total=len(dataset))
-    traces = [(row_name(row, index), read(row)) for index, row in enumerate(rows)]
+    traces = [(name, read(row, name)) for name, row in _named(rows)]
     lengths = [_training_tokens(trace, tokenizer) for _, trace in traces]
     longest = args.max_length or max(lengths)
     trained = [min(length, longest) for length in lengths]
@@ -116,6 +116,10 @@ def plan_sft(dataset, training_args, model_args, devices: int = 1) -> None:
         run = SimpleNamespace(path=None, selection=selection, dtype=dtype, devices=devices)
         _say_attribution(iter(traces), len(traces), *parts, attribution, run)
     _say_training(trained, longest, config, args, model_args, devices)
+
+
+def _named(rows):
+    return ((row_name(row, index), row) for index, row in enumerate(rows))
 
 
 def _say_training(trained, longest, config, args, model_args, devices):

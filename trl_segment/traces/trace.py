@@ -1,10 +1,11 @@
 r"""One type, [`Trace`], that every dataset format becomes. All about an example's text is decided here, once."""
 
+import contextlib
 import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -245,6 +246,27 @@ def row_name(row: Mapping[str, Any], index: int) -> str:
     return str(row["id"]) if row.get("id") is not None else f"row {index}"
 
 
+@contextlib.contextmanager
+def naming_errors(name: str) -> Iterator[None]:
+    """
+    Let every error begin with the name of the row at hand, those of the user's functions and of templates among them.
+
+    Args:
+        name (`str`):
+            See [`row_name`].
+
+    Raises:
+        `ValueError`: In place of errors that do not name the row yet.
+    """
+    try:
+        yield
+    except Exception as error:
+        if str(error).startswith(name):
+            raise
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{name}: {kind}{error}") from error
+
+
 def template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     Arguments of the chat template that come with a row, as TRL reads them.
@@ -267,24 +289,35 @@ def _read_row(
     """Prompt, completion, reasoning span (`None`: to be found by its tags) and problem of a row."""
     if row.get("prompt") is not None and row.get("completion") is not None:
         prompt, completion = row["prompt"], row["completion"]
+        if isinstance(prompt, str) and not isinstance(completion, str):
+            return prompt, "", None, "'prompt' is text and 'completion' is messages"
+        if not isinstance(prompt, str):
+            prompt = [_chatml(message) for message in prompt]
         if isinstance(completion, str):
             return prompt, completion, None, None
-        prompt, completion = [_chatml(m) for m in prompt], [_chatml(m) for m in completion]
+        completion = [_chatml(message) for message in completion]
         # Of several turns the last is segmented; the earlier ones are context
         return (prompt + completion[:-1], *_read_completion(completion[-1:]))
     messages = row.get("messages") or row.get("conversations")
     if messages:
         messages = [_chatml(message) for message in messages]
-        return (messages[:-1], *_read_completion(messages[-1:]))
+        completion, reasoning, problem = _read_completion(messages[-1:])
+        if len(messages) == 1 and problem is None:
+            problem = "nothing before the assistant's turn"
+        return messages[:-1], completion, reasoning, problem
     if row.get(text_column) is not None:
         text = row[text_column]
         opening = text.rfind("<think>")
         split = opening if opening >= 0 else 0
         return text[:split], text[split:], None, None
     question = row.get("question") or row.get("problem")
-    if question is not None and row.get("solution") is not None:
-        content = config.question_template.replace("{question}", question)
-        return [{"role": "user", "content": content}], row["solution"], None, None
+    if "solution" in row and {"question", "problem"} & row.keys():
+        content = config.question_template.replace("{question}", question or "")
+        problem = None if question and row["solution"] is not None else f"no {'solution' if question else 'question'}"
+        return [{"role": "user", "content": content}], row["solution"] or "", None, problem
+    for names in (("prompt", "completion"), ("messages",), ("conversations",), (text_column,)):
+        if all(name in row for name in names):
+            return "", "", None, f"no {' and '.join(name for name in names if not row[name])}"
     raise ValueError(
         f"A row with the columns {sorted(row)} is not in a format that can be read. Expected 'prompt' and "
         f"'completion', 'messages', 'conversations', {text_column!r}, or 'question' and 'solution'. Rename the "
@@ -295,8 +328,12 @@ def _read_row(
 def _chatml(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message with `role` and `content`, also from ShareGPT's `from` and `value`; empty fields left out."""
     renamed = {{"from": "role", "value": "content"}.get(key, key): value for key, value in message.items()}
-    # Arrow gives every message of a column all keys that any has, as None
-    return {key: value for key, value in renamed.items() if value is not None}
+    # Arrow gives every message, and every part of one, all keys that any has, as None
+    whole = {key: value for key, value in renamed.items() if value is not None}
+    if isinstance(whole.get("content"), (list, tuple)):
+        parts = [part if isinstance(part, Mapping) else {"type": "text", "text": part} for part in whole["content"]]
+        whole["content"] = [{key: value for key, value in part.items() if value is not None} for part in parts]
+    return whole
 
 
 def _read_completion(messages: list[dict[str, Any]]) -> tuple[str, Span | None, str | None]:
@@ -304,15 +341,26 @@ def _read_completion(messages: list[dict[str, Any]]) -> tuple[str, Span | None, 
     if not messages or messages[0].get("role") not in ("assistant", "gpt", "model"):
         return "", None, "the last message is not the assistant's"
     message = messages[0]
-    content = message.get("content", "")
+    content, reasoning = message.get("content", ""), message
     if not isinstance(content, str):
-        content = "".join(part.get("text", "") for part in content)
+        thought = [part for part in content if {*_REASONING_KEYS} & {part.get("type"), *part}]
+        content = _text_of([part for part in content if part not in thought])
+        reasoning = {_REASONING_KEYS[0]: _text_of(thought)} if thought else message
     for key in _REASONING_KEYS:
-        if message.get(key):
+        if reasoning.get(key):
             opening = "<think>\n"
-            span = (len(opening), len(opening) + len(message[key]))
-            return f"{opening}{message[key]}\n</think>\n\n{content}", span, None
+            span = (len(opening), len(opening) + len(reasoning[key]))
+            return f"{opening}{reasoning[key]}\n</think>\n\n{content}", span, None
     return content, None, None
+
+
+def _text_of(parts: Any) -> str:
+    """The text of the parts of a message; some hold parts in turn, as Mistral's do."""
+    texts = []
+    for part in parts:
+        value = next((part[key] for key in (*_REASONING_KEYS, "text") if part.get(key)), "")
+        texts.append(value if isinstance(value, str) else _text_of(_chatml({"content": value})["content"]))
+    return "".join(texts)
 
 
 def _is_missing(value: Any) -> bool:

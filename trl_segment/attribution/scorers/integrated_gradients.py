@@ -230,6 +230,7 @@ class IntegratedGradients(Scorer):
             run = Passes(self.model, swap, ids, targets, self.lockstep)
             self._free = free_memory(run.ids.device) if self.memory is None else self.memory
             f_input, real = run.capture(ids)
+            self.check_embeddings(lambda others: run.with_ids(others, real), ids, f_input)
             f_baseline, base = self._baseline(run, ids, real, segments)
             inputs, values = [real], [f_input]
             if self.noise_samples > 0:
