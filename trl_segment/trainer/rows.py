@@ -77,6 +77,7 @@ class TraceReader:
             segments=tuple(itertools.pairwise(described["bounds"])),
             answer=described["answer"],
             problem=described["problem"],
+            closing=described["closing"],
         )
 
     def _formatted(self, row):
@@ -107,6 +108,8 @@ def describe_trace(row, index, reader):
         "name": row_name(row, index),
         "num_segments": 0 if trace.problem else len(trace.segments),
         "problem": trace.problem,
+        "closing": trace.closing,
+        "note": trace.note,
         "answer": trace.answer,
         "reasoning": list(trace.reasoning),
         "bounds": [start for start, _ in trace.segments] + [end for _, end in trace.segments[-1:]],
@@ -116,7 +119,7 @@ def describe_trace(row, index, reader):
 # Arrow would take the type of a column from the first rows, where it may be null in all of them
 DESCRIBED = Features(
     {
-        **{name: Value("string") for name in ("key", "name", "problem", "answer")},
+        **{name: Value("string") for name in ("key", "name", "problem", "closing", "note", "answer")},
         "num_segments": Value("int64"),
         **{name: Sequence(Value("int64")) for name in ("reasoning", "bounds")},
     }
