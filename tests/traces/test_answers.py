@@ -127,6 +127,7 @@ def test_every_form_of_a_statement_is_read(statement, value):
     "text",
     [
         "I counted 3, then 5",
+        "We check our answer: 5 + 2 = 7, as it should be.",
         "The answer is not 5.",
         "The answer is wrong.",
         "The answer is as follows.",
@@ -152,8 +153,8 @@ def test_what_states_no_answer_is_none(text):
         (r"\boxed{5} and \boxed{5}", "5"),
         (r"\boxed{6} no, \boxed{5}", "5"),
         ("\\boxed{6}\n\n\\boxed{5}", "5"),
-        (r"$1$ is tempting, but the answers are $x=1$ and $x=2$.", None),
         ("the answer is $x=1$ and $x=2$.", "x=1, x=2"),
+        ("the answers are $x=1$ and $x=2$.", "x=1, x=2"),
     ],
 )
 def test_boxes_that_are_joined_are_one_answer(text, answer):

@@ -95,15 +95,15 @@ def test_without_marks_the_last_paragraph_is_the_response(heading):
     trace = build_trace({"prompt": "p", "completion": f"{REASONING}\n\n{heading}{RESPONSE}"})
     assert trace.segment_texts == PIECES
     assert trace.note == (
-        "no marks of reasoning such as <think>, so everything in front of the last paragraph, which states the "
-        "answer, was taken for it"
+        "no marks of reasoning such as <think>, so everything in front of the paragraph that states the "
+        "answer was taken for it"
     )
 
 
 def test_without_marks_and_statement_everything_is_taken_and_said():
     trace = build_trace({"prompt": "p", "completion": REASONING, "answer": "5"})
     assert trace.segment_texts == PIECES
-    assert "the whole completion, its answer included, was taken for it" in trace.note
+    assert "the whole completion, the response included, was taken for it" in trace.note
 
 
 @pytest.mark.parametrize(

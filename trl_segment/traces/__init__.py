@@ -11,8 +11,8 @@ from .alignment import (
     segment_of_tokens,
     training_units,
 )
-from .answers import answer_of_completion, answer_of_field, extract_answer, extract_boxed, final_boxes
-from .marks import KNOWN_MARKS, Marks, Reasoning, find_reasoning
+from .answers import answer_of_field, extract_answer, extract_boxed, final_boxes
+from .marks import KNOWN_MARKS, Marks, Reasoning, answer_of_completion, find_reasoning
 from .segmentation import (
     PAPER_KEYWORDS,
     RETRO_SEARCH_KEYWORDS,

@@ -33,8 +33,12 @@ _LONGEST_BETWEEN = 60
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s?\{[a-z]{1,20}\*?\}")
 _TAGGED = re.compile(r"<answer>([^<]{0,400})</answer>", re.IGNORECASE)
+# "The answer is 5", and "Answer: 5" at the start of a sentence; in "we check our answer: 5 + 2" it announces nothing
 _ANNOUNCED = re.compile(
-    r"\b(?:answer|ans)\b(?:[*_]{0,3}\s?[:=：]|[^.!?:\n]{0,60}?\s(?:is|are)\b)|答案(?:是|为|[:：])", re.IGNORECASE
+    r"\b(?:answers?|ans)\b[^.!?:\n]{0,60}?\s(?:is|are)\b"
+    r"|(?:^|[.!?>*#]\s{0,3}|\b(?:final|the|correct)\s)(?:answers?|ans)\b[*_]{0,3}\s?[:=：]"
+    r"|答案(?:是|为|[:：])",
+    re.IGNORECASE | re.MULTILINE,
 )
 _ANSWER_HEADING = re.compile(r"[#*_\s]*(?:final |the )?answer[*_:：\s]*", re.IGNORECASE)
 _FILLERS = re.compile(
@@ -221,23 +225,6 @@ def marked_answer(text: str) -> str | None:
     if hashes:
         return hashes
     return "" if hashes is not None or find_boxes(text) else None
-
-
-def answer_of_completion(response: str, reasoning: str) -> str | None:
-    """
-    Final answer of a completion: the response's. Only a completion without response is read from its reasoning, and
-    there only in a form that nobody uses by the way.
-
-    Args:
-        response (`str`):
-            What follows the reasoning.
-        reasoning (`str`):
-            The reasoning.
-
-    Returns:
-        `str` or `None`: See [`extract_answer`].
-    """
-    return extract_answer(response) if response.strip() else marked_answer(reasoning)
 
 
 def answer_of_field(value: Any) -> tuple[str | None, str | None, str | None]:

@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from .answers import extract_answer
+from .answers import extract_answer, marked_answer
 
 
 class Marks(NamedTuple):
@@ -92,22 +92,25 @@ _PLAIN_HEADER = re.compile(
 _QUESTION = re.compile(r"\s*(?:q|question|problem)\s?:", re.IGNORECASE)
 _REPLY = re.compile(r"(?<!\w)(?:a|answer|solution)\s?:\s*", re.IGNORECASE)
 _BLANK_LINES = re.compile(r"(?:\r?\n)(?:[ \t]*\r?\n)+")
+_LAST_PARAGRAPHS = 3
 _HEADING = re.compile(r"[#*_\s]*(?:the )?(?:final )?(?:answer|solution|conclusion)[*_:\s]*", re.IGNORECASE)
 
 
-def find_reasoning(completion: str, own: Marks | None = None) -> Reasoning:
+def find_reasoning(completion: str, own: Marks | None = None, answer: str | None = None) -> Reasoning:
     """
     The reasoning in a completion.
 
     Between the marks of a known form ([`KNOWN_MARKS`]); up to the closing mark where only that is there; behind the
-    opening mark where generation was cut. Without marks everything in front of the last paragraph, if that states the
-    answer, else everything.
+    opening mark where generation was cut. Without marks everything in front of the last paragraph that states the
+    answer, if that is one of the last three, else everything.
 
     Args:
         completion (`str`):
             Text that a model wrote.
         own ([`Marks`], *optional*):
             Marks that are looked for first.
+        answer (`str`, *optional*):
+            The right answer, if it is known: without marks a last paragraph that names it states the answer too.
 
     Returns:
         [`Reasoning`]: Where it lies, marks excluded.
@@ -133,8 +136,8 @@ def find_reasoning(completion: str, own: Marks | None = None) -> Reasoning:
                 break
     if candidates:
         return min(candidates, key=lambda found: found.end)
-    end = _end_without_marks(completion)
-    return Reasoning(0, end, end if end < len(completion) else 0, None)
+    end = _end_without_marks(completion, answer)
+    return Reasoning(0, end, end, None)
 
 
 def _closed(completion: str, start: int, marks: Marks) -> Reasoning | None:
@@ -151,14 +154,40 @@ def _closing(marks: Marks) -> str:
     return marks.closing or marks.end or DEFAULT_CLOSING
 
 
-def _end_without_marks(completion: str) -> int:
-    """Where the last paragraph begins, with headings in front of it, if it states the answer."""
-    breaks = [match.start() for match in _BLANK_LINES.finditer(completion.rstrip())]
-    if not breaks or not extract_answer(completion[breaks[-1] :]):
-        return len(completion)
+def _end_without_marks(completion: str, answer: str | None) -> int:
+    """Where the last paragraph that states the answer begins, with headings in front of it."""
+    breaks = [match.start() for match in _BLANK_LINES.finditer(completion.rstrip())][-_LAST_PARAGRAPHS:]
+    ends = [*breaks[1:], len(completion)]
+    while breaks and not _states(completion[breaks[-1] : ends[-1]], answer):
+        breaks.pop(), ends.pop()
     while len(breaks) > 1 and _HEADING.fullmatch(completion[breaks[-2] : breaks[-1]][:80]):
         breaks.pop()
-    return breaks[-1] if completion[: breaks[-1]].strip() else len(completion)
+    return breaks[-1] if breaks and completion[: breaks[-1]].strip() else len(completion)
+
+
+def _states(paragraph: str, answer: str | None) -> bool:
+    if answer and len(answer) <= 100 and re.search(rf"(?<![\w.]){re.escape(answer)}(?!\w|\.\d)", paragraph):
+        # Not a step of the reasoning that comes to the same number
+        return len(paragraph) <= 300
+    return bool(extract_answer(paragraph))
+
+
+def answer_of_completion(completion: str, found: Reasoning) -> str | None:
+    """
+    Final answer of a completion: the response's. Only a completion without response is read from its reasoning, and
+    there only in a form that nobody uses by the way. Without marks of reasoning the whole completion is read.
+
+    Args:
+        completion (`str`):
+            Text that a model wrote.
+        found ([`Reasoning`]):
+            Where its reasoning lies.
+
+    Returns:
+        `str` or `None`: See [`~trl_segment.traces.extract_answer`].
+    """
+    response = completion[found.response :] if found.closing is not None else completion
+    return extract_answer(response) if response.strip() else marked_answer(completion[found.start : found.end])
 
 
 def opening_mark(completion: str) -> str | None:

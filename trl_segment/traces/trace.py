@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answers import answer_of_completion, answer_of_field
-from .marks import DEFAULT_CLOSING, Marks, find_reasoning, split_text
+from .answers import answer_of_field
+from .marks import DEFAULT_CLOSING, Marks, Reasoning, answer_of_completion, find_reasoning, split_text
 from .segmentation import Segmenter, check_segmenter, segment_text
 
 
@@ -197,15 +197,16 @@ def build_trace(
     """
     config = config or TraceConfig()
     prompt, completion, span, problem = _read_row(row, config, text_column)
-    closing, note = DEFAULT_CLOSING, None
+    column = answer_func(row) if answer_func is not None else row.get(config.answer_column)
+    answer, unfit, reduced = answer_of_field(column)
     if span is None:
-        found = find_reasoning(completion, config.marks)
-        start, end, response = found.start, found.end, found.response
-        if found.closing is None:
-            note = f"no marks of reasoning such as <think>, so {_taken(end, completion)} was taken for it"
-        closing = found.closing or closing
+        found = find_reasoning(completion, config.marks, answer)
     else:
-        (start, end), response = span, span[1] + len(DEFAULT_CLOSING)
+        found = Reasoning(*span, completion.find(DEFAULT_CLOSING, span[1]) + len(DEFAULT_CLOSING), DEFAULT_CLOSING)
+    start, end = found.start, found.end
+    note = None
+    if found.closing is None:
+        note = f"no marks of reasoning such as <think>, so {_taken(end, completion)} was taken for it"
     text = completion[start:end]
     segments: tuple[Span, ...] = ()
     if problem is None and not text.strip():
@@ -214,10 +215,8 @@ def build_trace(
         spans = segment_text(text, segmenter or config.segmenter, None if segmenter else config.segment_pattern)
         segments = tuple((start + a, start + b) for a, b in spans)
 
-    column = answer_func(row) if answer_func is not None else row.get(config.answer_column)
-    answer, unfit, reduced = answer_of_field(column)
     if answer is None and answer_func is None:
-        answer = answer_of_completion(completion[response:], text)
+        answer = answer_of_completion(completion, found)
     problem = problem or unfit
     if answer is None:
         problem = problem or (
@@ -227,13 +226,14 @@ def build_trace(
     elif not answer:
         problem = problem or "the answer is empty"
     note = None if problem else "; ".join(filter(None, (note, reduced))) or None
+    closing = found.closing or DEFAULT_CLOSING
     return Trace(prompt, completion, (start, end), segments, answer, template_kwargs(row), problem, closing, note)
 
 
 def _taken(end: int, completion: str) -> str:
     if end == len(completion):
-        return "the whole completion, its answer included,"
-    return "everything in front of the last paragraph, which states the answer,"
+        return "the whole completion, the response included,"
+    return "everything in front of the paragraph that states the answer"
 
 
 def read_text(
