@@ -76,12 +76,13 @@ _FLOORS = {
     "cli": 5,
 }
 # Files that are in no room, for all to use
-_GROUND = {"configs", "presets", "progress", "__init__"}
+_GROUND = {"configs", "presets", "progress", "workers", "__init__"}
 # What a room does without, so that it starts at once or can be used by itself
 _HEAVY = {"torch", "trl", "accelerate", "peft"}
 _WITHOUT = {
     "configs": {*_HEAVY, "transformers", "datasets"},
     "progress": {*_HEAVY, "datasets"},
+    "workers": {*_HEAVY, "transformers", "datasets"},
     "traces": {*_HEAVY, "datasets"},
     "selection": {*_HEAVY, "transformers", "datasets"},
     "store": {*_HEAVY, "datasets"},

@@ -1,8 +1,13 @@
+import datetime
+import re
+from decimal import Decimal
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_segment.traces import extract_answer, extract_boxed
+from trl_segment.traces import answer_of_field, build_trace, extract_answer, extract_boxed
 
 
 @pytest.mark.parametrize(
@@ -22,9 +27,16 @@ from trl_segment.traces import extract_answer, extract_boxed
         ("\\boxed{  -1\n}", "-1"),
         (r"\boxed {5}", "5"),
         (r"$$\boxed{x=1}$$", "x=1"),
+        (r"\boxed{5}, so not \boxed{}", "5"),
+        (r"\boxed 5.", "5"),
+        (r"$\boxed\frac{1}{2}$", r"\frac{1}{2}"),
+        (r"\boxed\frac12", r"\frac12"),
+        (r"\fbox{7}", "7"),
+        (r"\\boxed{7}", "7"),
+        (r"\boxed{x = \boxed{3}}", r"x = \boxed{3}"),
+        (r"\boxed{1 + \boxed{2}", "2"),
         (r"\boxed{}", ""),
         (r"\boxed{   }", ""),
-        (r"\fbox{\boxed{3}}", "3"),
         ("\\boxed{\n\\begin{matrix}1\\\\2\\end{matrix}\n}", "\\begin{matrix}1\\\\2\\end{matrix}"),
     ],
 )
@@ -33,7 +45,7 @@ def test_last_complete_box_counts(text, answer):
     assert extract_answer(text) == answer
 
 
-@pytest.mark.parametrize("text", ["", "42", r"\boxed", r"\boxed{", r"\boxed{\}", r"\boxed 5", r"boxed{5}", r"\box{5}"])
+@pytest.mark.parametrize("text", ["", "42", r"\boxed", r"\boxed{", r"\boxed{\}", r"\boxed.", r"boxed{5}", r"\box{5}"])
 def test_no_complete_box_is_none(text):
     assert extract_boxed(text) is None
     assert extract_answer(text) is None
@@ -69,4 +81,165 @@ def test_hashes_inside_a_line_are_no_answer():
 )
 def test_any_balanced_content_comes_back(content, tail):
     """Content made so that its braces balance; what follows the box may have any braces."""
-    assert extract_boxed("\\boxed{1} \\boxed{" + content + "}" + tail) == content.strip()
+    assert extract_boxed("\\boxed{1} \\boxed{" + content + "}" + tail) == (content.strip() or "1")
+
+
+# One answer in the forms that models state it in, `VALUE` standing for it
+STATEMENTS = [
+    r"So it is \boxed{VALUE}.",
+    r"$\boxed VALUE$",
+    r"\fbox{VALUE}",
+    "We add.\n#### VALUE",
+    "#### VALUE\n",
+    "The answer is VALUE.",
+    "The answer is $VALUE$. I hope it is correct.",
+    r"The final answer to part (a) is \(VALUE\).",
+    r"Hence the answer is \[ VALUE \]",
+    "The answer is **VALUE**.",
+    "**The answer is VALUE.**",
+    "**Answer:** VALUE",
+    "Final Answer: **VALUE**",
+    "**Final Answer**\n\nVALUE",
+    "### Answer\n\n$VALUE$",
+    "Ans: VALUE",
+    "ANSWER = VALUE",
+    "<answer>VALUE</answer>",
+    "The answer is VALUE, because we add.",
+    "The answer is VALUE.<|im_end|>",
+    "So there are **VALUE** of them.",
+    "答案是VALUE。",
+    r"The answer is VALUE. As asked, it is in \boxed{}.",
+    "The answer is 8. No, the answer is VALUE.",
+]
+
+
+@pytest.mark.parametrize("value", ["5", "-3", "1,000", "3.14", "1/2", "27"])
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_every_form_of_a_statement_is_read(statement, value):
+    assert extract_answer(statement.replace("VALUE", value)) == value
+    trace = build_trace(
+        {"prompt": "p", "completion": "<think>\\boxed{7}, no</think>" + statement.replace("VALUE", value)}
+    )
+    assert trace.answer == value, "the response counts before the reasoning"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I counted 3, then 5",
+        "We check our answer: 5 + 2 = 7, as it should be.",
+        "The answer is not 5.",
+        "The answer is wrong.",
+        "The answer is as follows.",
+        "I do not know the answer.",
+        "**Step 1**\n\nAdd.",
+        "#### Step 2\nWe add.",
+        "Put your final answer in a box.",
+        "There are **5** pears and **3** apples.",
+    ],
+)
+def test_what_states_no_answer_is_none(text):
+    assert extract_answer(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"$x=\boxed{1}$ or $x=\boxed{2}$", "1, 2"),
+        (r"\boxed{x=1}, \boxed{y=2}", "x=1, y=2"),
+        (r"\boxed{1},\boxed{2}, and \boxed{3}", "1, 2, 3"),
+        (r"\boxed{3}\text{ or }\boxed{4}", "3, 4"),
+        (r"\boxed{1} \quad \text{and} \quad \boxed{2}", "1, 2"),
+        (r"\boxed{5} and \boxed{5}", "5"),
+        (r"\boxed{6} no, \boxed{5}", "5"),
+        ("\\boxed{6}\n\n\\boxed{5}", "5"),
+        ("the answer is $x=1$ and $x=2$.", "x=1, x=2"),
+        ("the answers are $x=1$ and $x=2$.", "x=1, x=2"),
+    ],
+)
+def test_boxes_that_are_joined_are_one_answer(text, answer):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(("response", "answer"), [("", "5"), ("  \n", "5"), ("I do not know.", None)])
+def test_the_reasoning_counts_only_where_there_is_no_response(response, answer):
+    trace = build_trace({"prompt": "p", "completion": f"<think>a\n\nWait, \\boxed{{5}}</think>{response}"})
+    assert trace.answer == answer
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [
+        ("Two and three are <<2+3=5>>5 pears.\nSo there are 5 pears.\n#### 5", "5"),
+        (r"We add. The final answer is $\boxed{5}$.", "5"),
+        (r"\boxed{5}", "5"),
+        (r"\boxed{5}.", "5"),
+        (r"$\boxed{5}$", "5"),
+        ("$5$", "5"),
+        ("$$5$$", "5"),
+        (r"\(5\)", "5"),
+        (r"\[5\]", "5"),
+        ("**5**", "5"),
+        ("<answer>5</answer>", "5"),
+        ("The answer is 5.", "5"),
+        ("We add.\n\nThe answer is **5**.", "5"),
+        ("We add.\n\nThere are **5** pears.", "5"),
+        (np.int64(5), "5"),
+        (np.array(5), "5"),
+        (np.array([5]), "5"),
+        (np.array([1, 2]), "1, 2"),
+        (Decimal("0.5"), "0.5"),
+        ({"value": "5", "aliases": ["five"]}, "5"),
+        ({"text": ["5"], "answer_start": None}, "5"),
+        ({"other": None, "result": 5}, "5"),
+        (["$5$"], "5"),
+        # Nothing is taken off where that is not sure
+        ("$1$, $2$", "$1$, $2$"),
+        (r"\$18.90", r"\$18.90"),
+        ("$(1,2), (3,4)$", "(1,2), (3,4)"),
+        (r"\text{Evelyn}", r"\text{Evelyn}"),
+        ("D. 12", "D. 12"),
+        ("\\begin{pmatrix}\n1\\\\\n2\n\\end{pmatrix}", r"\begin{pmatrix} 1\\ 2 \end{pmatrix}"),
+    ],
+)
+def test_an_answer_column_is_reduced_to_the_answer(value, answer):
+    assert answer_of_field(value)[:2] == (answer, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("We add.\nIt is five.", "the answer has 2 lines"),
+        ({"a": 1, "b": 2}, r"the answer is a struct \(a, b\)"),
+        ({}, r"the answer is a struct \(nothing\)"),
+        (b"5", "the answer is bytes"),
+        ([[1, 2], [3, 4]], "the answer is a table"),
+        (np.zeros((2, 2)), "the answer is a table"),
+    ],
+)
+def test_a_column_that_is_no_answer_is_named_and_not_attributed(value, problem):
+    trace = build_trace({"prompt": "p", "completion": "<think>a\n\nWait, b</think>\\boxed{5}", "answer": value})
+    assert trace.problem is not None and re.match(problem, trace.problem)
+
+
+def test_a_number_of_many_digits_is_read():
+    assert answer_of_field(10**5000)[0] == "1" + "0" * 5000
+
+
+def test_a_reduced_column_and_a_sentence_are_pointed_out():
+    row = {"prompt": "p", "completion": "<think>a\n\nWait, b</think>c"}
+    assert "more than the answer" in build_trace({**row, "answer": "We add.\n#### 5"}).note
+    sentence = "Two pears and three pears are together no more than five pears"
+    assert "a whole sentence" in build_trace({**row, "answer": sentence}).note
+    assert build_trace({**row, "answer": "$5$"}).note is None
+
+
+@pytest.mark.parametrize("value", [datetime.date(2024, 5, 1), True, float("inf"), "x" * 10**5, "\x00", "\ud800"])
+def test_other_values_stop_nothing(value):
+    assert isinstance(answer_of_field(value)[0], str)
+
+
+@given(st.text(alphabet="\\boxed{}f 5#\n$*<>answer:is", max_size=60))
+def test_any_text_is_read(text):
+    assert extract_answer(text) is None or isinstance(extract_answer(text), str)
+    assert isinstance(answer_of_field(text)[0], str)

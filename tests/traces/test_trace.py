@@ -115,16 +115,13 @@ def test_earlier_turns_are_context():
     assert split == expected
 
 
-def test_text_without_tags_is_all_reasoning():
-    trace = build_trace({"text": "One.\n\nWait, two.\n#### 2"})
-    assert (trace.prompt, reasoning_of(trace), trace.answer) == ("", "One.\n\nWait, two.\n#### 2", "2")
-    trace = build_trace({"body": "One.\n\nWait, two.\n#### 2"}, text_column="body")
-    assert trace.segment_texts == ["One.", "\n\nWait, two.\n#### 2"]
-
-
-def test_text_with_closing_tag_only():
-    trace = build_trace({"text": "One.\n\nWait, two.</think>\\boxed{2}"})
-    assert (trace.prompt, reasoning_of(trace)) == ("", "One.\n\nWait, two.")
+@pytest.mark.parametrize("text", ["One.\n\nWait, two.\n#### 2", "One.\n\nWait, two.</think>\\boxed{2}"])
+def test_text_that_does_not_say_where_the_response_begins_is_named(text):
+    trace = build_trace({"text": text})
+    assert trace.problem == "plain text that does not say where the response begins"
+    trace = build_trace({"body": text}, TraceConfig(reasoning_start=""), text_column="body")
+    assert (trace.prompt, trace.completion, trace.problem, trace.answer) == ("", text, None, "2")
+    assert reasoning_of(trace).startswith("One.")
 
 
 def test_earlier_formats_win():
@@ -151,12 +148,12 @@ def test_earlier_formats_win():
         ("<think>a</think>b</think>c", "a"),
         ("<think></think>b", ""),
         ("", ""),
-        ("<thinking>a", "<thinking>a"),
+        ("<thinker>a", "<thinker>a"),
     ],
 )
 def test_reasoning_is_found_by_its_tags(completion, reasoning):
-    start, end = find_reasoning(completion)
-    assert completion[start:end] == reasoning
+    found = find_reasoning(completion)
+    assert completion[found.start : found.end] == reasoning
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from ..models.passes import wait_for_others
 from ..progress import progress_bar, show_rate
 from ..selection import ReliabilityCount, SelectionConfig
 from ..store import AttributionStore, StoredAttribution
-from ..traces import Trace
+from ..traces import Trace, describe_names, describe_notes
 from .config import AttributionConfig
 from .cost import activation_bytes
 from .scorers import SCORERS, Scorer
@@ -44,6 +44,8 @@ class AttributionSummary:
             Time from the first trace of this process to its last, without what it then waits for others.
         skipped (`dict[str, list[str]]`):
             Names of the traces that cannot be attributed, by reason.
+        notes (`dict[str, list[str]]`):
+            Names of the traces in which something was taken that the row does not say, by what was taken.
         reliability ([`~trl_segment.selection.ReliabilityCount`]):
             How far the scores of the others can be trusted.
     """
@@ -55,14 +57,12 @@ class AttributionSummary:
     evaluations: int = 0
     seconds: float = field(default=0.0, compare=False)
     skipped: dict[str, list[str]] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
     reliability: ReliabilityCount = field(default_factory=ReliabilityCount, compare=False)
 
     def describe_skipped(self, most: int = 5) -> str:
         """One line per reason, with the first `most` names; empty if nothing was skipped."""
-        return "\n".join(
-            f"  {len(names)} x {reason}: {', '.join(names[:most])}{', ...' if len(names) > most else ''}"
-            for reason, names in self.skipped.items()
-        )
+        return describe_names(self.skipped, most)
 
 
 def attribute_traces(
@@ -132,6 +132,8 @@ def attribute_traces(
                 summary.reliability.add(name, row.reliability)
             seen.add(trace.key)
             fits |= row.problem is None
+            if trace.note is not None:
+                summary.notes.setdefault(trace.note, []).append(name)
             if row.problem is not None:
                 summary.skipped.setdefault(row.problem, []).append(name)
         summary.seconds = time.perf_counter() - began
@@ -142,6 +144,8 @@ def attribute_traces(
             f"{skipped} of {summary.traces} traces cannot be attributed and will be trained in full:\n"
             + summary.describe_skipped()
         )
+    if summary.notes:
+        logger.warning(describe_notes(summary.notes, summary.traces))
     unsettled = summary.reliability.warning(store.settings.options)
     if unsettled is not None:
         logger.warning(unsettled)

@@ -115,6 +115,8 @@ def _settings(model_config, tokenizer, config, autocast, segmenter, selection, *
         segment_pattern=config.segment_pattern if custom is None else None,
         answer_column=config.answer_column,
         question_template=config.question_template,
+        reasoning_start=config.reasoning_start,
+        reasoning_end=config.reasoning_end,
         answer_template=config.answer_template,
         scorer=config.attribution_scorer,
         options=SCORERS[config.attribution_scorer].stored_options(config, model_config, selection),

@@ -69,6 +69,10 @@ class StoreSettings:
             Name of the user's function.
         segmenter_source (`str`, *optional*):
             Hash of the module that it stands in; `None` where that could not be read.
+        reasoning_start (`str`, *optional*):
+            See [`~trl_segment.TraceConfig`].
+        reasoning_end (`str`, *optional*):
+            See [`~trl_segment.TraceConfig`].
         version (`int`, *optional*):
             Version of the scores and of the form that they are stored in.
     """
@@ -90,6 +94,8 @@ class StoreSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
     custom_segmenter: str | None = None
     segmenter_source: str | None = None
+    reasoning_start: str | None = None
+    reasoning_end: str | None = None
     version: int = STORE_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,6 +126,8 @@ class StoreSettings:
                 f"this trl-segment reads version {STORE_VERSION}. Make the attributions again in another folder, or "
                 "use the trl-segment that made them"
             )
+        # Stores that are older than these options were made without them
+        values = {"reasoning_start": None, "reasoning_end": None, **values}
         names = {field.name for field in fields(cls)}
         if values.keys() != names:
             missing, unknown = sorted(names - values.keys()), sorted(map(str, values.keys() - names))
@@ -135,6 +143,8 @@ class StoreSettings:
                 "segment_pattern",
                 "custom_segmenter",
                 "segmenter_source",
+                "reasoning_start",
+                "reasoning_end",
             )
             if not (isinstance(value, wanted) or (optional and value is None)):
                 raise ValueError(f"has a {type(value).__name__} as {name}, where a {wanted.__name__} belongs")
@@ -173,6 +183,8 @@ class StoreSettings:
             segment_pattern=self.segment_pattern,
             answer_column=self.answer_column,
             question_template=self.question_template,
+            reasoning_start=self.reasoning_start,
+            reasoning_end=self.reasoning_end,
         )
 
     def differences(self, other: "StoreSettings", ours: str = "stored", theirs: str = "now") -> list[str]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from .trace import Span, Trace
+from .marks import DEFAULT_CLOSING, opening_mark
+from .trace import Span, Trace, message_text
 
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 # The paper's suffix: it ends the reasoning and asks for the answer.
 ANSWER_TEMPLATE = "</think> So, the final answer is \\boxed{{answer}}"
+
+# Answers of the usual problem sets have a few tokens, the longest in a thousand about a hundred
+MOST_ANSWER_TOKENS = 64
 
 # White space and the first word, or one symbol where a segment does not open with a word
 _OPENING = re.compile(r"\s*(?:\w+|\S)?")
@@ -174,11 +178,11 @@ def locate_segments(text: str, trace: Trace, template_name: str = "") -> list[Sp
     # not found by chance in one of them.
     low, high = 0, len(text)
     if isinstance(trace.prompt, list) and trace.prompt:
-        content = trace.prompt[-1].get("content")
-        if isinstance(content, str) and content.strip() in text:
+        content = message_text(trace.prompt[-1])
+        if content.strip() in text:
             # The first place: the completion may quote the question
             low = text.find(content.strip()) + len(content.strip())
-    response = trace.completion[end:].replace("</think>", "", 1).strip()
+    response = trace.completion[end:].replace(trace.closing, "", 1).strip()
     if response and text.rfind(response, low) >= 0:
         high = text.rfind(response, low)
     reasoning = trace.completion[start:end]
@@ -242,7 +246,7 @@ def render_prompt(trace: Trace, tokenizer: "PreTrainedTokenizerBase") -> str:
             "words of the prompt are lost. It was made for images and wants a list of parts. Write the content as "
             "[{'type': 'text', 'text': ...}], or pass another template with `chat_template_path`."
         )
-    if re.match(r"\s*<think>", trace.completion):
+    if opening_mark(trace.completion) == "<think>":
         # Templates that think only on request close an empty reasoning here; the completion brings its own
         text = re.sub(r"<think>\s*</think>\s*$", "", text)
     return text
@@ -250,7 +254,8 @@ def render_prompt(trace: Trace, tokenizer: "PreTrainedTokenizerBase") -> str:
 
 def join_completion(prompt: str, completion: str) -> tuple[str, int]:
     """
-    Append a completion to a rendered prompt, without a second `<think>` where the generation prompt ends in one.
+    Append a completion to a rendered prompt, without a second `<think>` (or another known opening mark) where the
+    generation prompt ends in one.
 
     Args:
         prompt (`str`):
@@ -261,9 +266,10 @@ def join_completion(prompt: str, completion: str) -> tuple[str, int]:
     Returns:
         `tuple[str, int]`: The text that follows the prompt, and how many characters of the completion it lacks.
     """
-    opening = re.match(r"\s*<think>\s*", completion)
-    if opening and prompt.rstrip().endswith("<think>"):
-        return completion[opening.end() :], opening.end()
+    opening = opening_mark(completion)
+    if opening is not None and prompt.rstrip().endswith(opening):
+        rest = completion.lstrip()[len(opening) :].lstrip()
+        return rest, len(completion) - len(rest)
     return completion, 0
 
 
@@ -282,10 +288,12 @@ def attributed_sequence(
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Tokenizer of the attribution model.
         answer_template (`str`, *optional*):
-            What follows the reasoning; `{answer}` stands for the answer.
+            What follows the reasoning; `{answer}` stands for the answer. Its `</think>` becomes the closing mark of
+            the trace's own form.
 
     Returns:
-        [`AttributedSequence`]: With `problem` set if the vocabulary lacks the answer.
+        [`AttributedSequence`]: With `problem` set if the vocabulary lacks the answer, or the answer is too long for
+        one.
 
     Raises:
         `ValueError`: If the tokenizer is slow, or has no chat template where one is needed.
@@ -293,7 +301,7 @@ def attributed_sequence(
     assert trace.answer is not None, "a trace without an answer has a problem"
     prompt = render_prompt(trace, tokenizer)
     completion, cut = join_completion(prompt, trace.completion[: trace.reasoning[1]])
-    before, after = answer_template.split("{answer}")
+    before, after = answer_template.replace(DEFAULT_CLOSING, trace.closing).split("{answer}")
     text = prompt + completion + before
     answer_start, answer_end = len(text), len(text) + len(trace.answer)
     # A rendered template brings its own special tokens
@@ -315,6 +323,8 @@ def attributed_sequence(
     problem = None
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids[target[0] :]:
         problem = "the answer has a token that is not in the vocabulary"
+    elif target[1] - target[0] > MOST_ANSWER_TOKENS:
+        problem = f"the answer has more than {MOST_ANSWER_TOKENS} tokens, as a solution has, not an answer"
     runs = _token_runs(segment_of_tokens(spans, segments), len(segments))
     return AttributedSequence(ids, target, runs, spans, problem)
 

@@ -1,18 +1,150 @@
-"""Find the final answer of a completion."""
+r"""
+One reader of answers: of what a model wrote, and of a dataset's answer column.
 
+Attribution, training and grading all ask here. Every scanner is linear in the text, which may be hostile.
+"""
+
+import itertools
+import math
 import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 
-def extract_boxed(text: str) -> str | None:
+# One or two backslashes: JSON that was escaped twice has two
+_BOX_TOKENS = re.compile(r"\\\\?(?:boxed|fbox)(?![A-Za-z])|\\.|[{}]", re.DOTALL)
+# What `\boxed 5` puts into the box: a number, a command with its arguments, or one letter or digit
+_BARE_CONTENT = re.compile(
+    r"\s{0,8}([+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?|\\(?!\\?(?:boxed|fbox))[A-Za-z]{1,20}|[A-Za-z](?![A-Za-z]))"
+)
+_OPENING_BRACE = re.compile(r"\s*\{")
+_DIGITS = re.compile(r"\d{1,2}")
+_GROUP = re.compile(r"\{(?:[^{}\\]|\\.|\{[^{}]{0,200}\}){0,200}\}", re.DOTALL)
+# What may stand between two boxes that are one answer: `$x=\boxed{1}$ or $y=\boxed{2}$`
+_SPACE = r"(?:[\s$&]|\\\\|\\q?quad|\\[,;: ])*"
+_BETWEEN_BOXES = re.compile(
+    rf"{_SPACE}(?:\\text(?:rm)?\{{\s*)?(?:[,;]\s*(?:\\text\{{\s*)?(?:and|or)?|and|or)(?:\s*\}})?{_SPACE}"
+    rf"(?:\\?[A-Za-z]\w{{0,9}}\s*=\s*)?{_SPACE}"
+)
+_LONGEST_BETWEEN = 60
+
+# Words tell a heading or a sentence from a value; names of LaTeX are none
+_WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s?\{[a-z]{1,20}\*?\}")
+_TAGGED = re.compile(r"<answer>([^<]{0,400})</answer>", re.IGNORECASE)
+# "The answer is 5", and "Answer: 5" at the start of a sentence; in "we check our answer: 5 + 2" it announces nothing
+_ANNOUNCED = re.compile(
+    r"\b(?:answers?|ans)\b[^.!?:\n]{0,60}?\s(?:is|are)\b"
+    r"|(?:^|[.!?>*#]\s{0,3}|\b(?:final|the|correct)\s)(?:answers?|ans)\b[*_]{0,3}\s?[:=：]"
+    r"|答案(?:是|为|[:：])",
+    re.IGNORECASE | re.MULTILINE,
+)
+_ANSWER_HEADING = re.compile(r"[#*_\s]*(?:final |the )?answer[*_:：\s]*", re.IGNORECASE)
+_FILLERS = re.compile(
+    r"(?:[\s*_:：`]|(?:simply|just|therefore|thus|then|indeed|equal to|about|approximately|roughly)\b)*", re.IGNORECASE
+)
+_STATED_END = re.compile(
+    r"[.!](?=[\s*_$<]|$)|[;。\n]|\*\*|</|<\||,?\s(?:because|since|which|where|so|but|not|as)\b", re.IGNORECASE
+)
+_NO_VALUE = re.compile(
+    r"(?:in)?(?:wrong|right|correct|clear|obvious|unknown|not|given|found|obtained|as|that|this|within|the same|in)\b",
+    re.IGNORECASE,
+)
+_MATH = re.compile(
+    r"\$\$([^$]{1,400})\$\$|\$((?:[^$\\]|\\.){1,400})\$|\\\((.{1,400}?)\\\)|\\\[(.{1,400}?)\\\]", re.DOTALL
+)
+_BETWEEN_MATH = re.compile(r"\s*(?:,|;|and|or|, and|, or)\s*")
+_BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
+_LONGEST_STATED, _MOST_STATED_WORDS = 160, 10
+
+# Wrappers that are taken off an answer, one within the other
+_MOST_WRAPPERS = 8
+# A sentence of this many words is no usual answer, and is pointed out
+_SENTENCE_WORDS = 10
+
+
+class Box(NamedTuple):
     r"""
-    Content of the last complete `\boxed{...}` in `text`, nested braces included.
+    A complete `\boxed{}` or `\fbox{}`.
+
+    Args:
+        start (`int`):
+            Where its command starts.
+        end (`int`):
+            Where it ends.
+        content (`str`):
+            What stands in it, without surrounding white space.
+    """
+
+    start: int
+    end: int
+    content: str
+
+
+def find_boxes(text: str) -> list[Box]:
+    r"""
+    Complete boxes of a text, in order; of boxes within one another the outermost.
 
     Args:
         text (`str`):
             Text of a solution.
 
     Returns:
-        `str` or `None`: What stands inside the braces, without surrounding white space; `None` if there is no box.
+        `list[Box]`: `\boxed{...}` and `\fbox{...}` with balanced braces, and `\boxed 5`.
+    """
+    # Command, content and end of each; contents are cut out last, since boxes within boxes would be cut out many times
+    spans: list[tuple[int, int, int, int]] = []
+    # Start of the command and of the content for a box, `None` for other braces
+    open_braces: list[tuple[int, int] | None] = []
+    position = 0
+
+    def add(start: int, first: int, last: int, end: int) -> None:
+        while spans and spans[-1][0] > start:
+            spans.pop()
+        spans.append((start, first, last, end))
+
+    while token := _BOX_TOKENS.search(text, position):
+        position = token.end()
+        if token[0] == "{":
+            open_braces.append(None)
+        elif token[0] == "}":
+            opened = open_braces.pop() if open_braces else None
+            if opened is not None:
+                add(*opened, position - 1, position)
+        elif len(token[0]) > 2:
+            if brace := _OPENING_BRACE.match(text, position):
+                position = brace.end()
+                open_braces.append((token.start(), position))
+            elif bare := _BARE_CONTENT.match(text, position):
+                position = _end_of_arguments(text, bare)
+                add(token.start(), bare.start(1), position, position)
+    return [Box(start, end, text[first:last].strip()) for start, first, last, end in spans]
+
+
+def _end_of_arguments(text: str, bare: re.Match) -> int:
+    r"""Where the unbraced content of a box ends: behind the arguments of its command (`\frac{1}{2}`, `\frac12`)."""
+    position = bare.end()
+    if bare[1].startswith("\\"):
+        while group := _GROUP.match(text, position):
+            position = group.end()
+        if position == bare.end():
+            digits = _DIGITS.match(text, position)
+            position = digits.end() if digits else position
+    return position
+
+
+def extract_boxed(text: str) -> str | None:
+    r"""
+    Content of the last complete box in `text` that is not empty, nested braces included.
+
+    Args:
+        text (`str`):
+            Text of a solution.
+
+    Returns:
+        `str` or `None`: What stands inside, without surrounding white space; `""` if all boxes are empty, `None` if
+        there is none.
 
     Examples:
     ```python
@@ -20,35 +152,260 @@ def extract_boxed(text: str) -> str | None:
     '\\frac{1}{2}'
     ```
     """
-    last = None
-    for match in re.finditer(r"\\boxed\s*\{", text):
-        depth, position = 1, match.end()
-        while position < len(text) and depth:
-            if text[position] == "\\":  # `\{` and `\}` are printed braces, they open and close nothing
-                position += 1
-            elif text[position] == "{":
-                depth += 1
-            elif text[position] == "}":
-                depth -= 1
-            position += 1
-        if depth == 0:
-            last = text[match.end() : position - 1].strip()
-    return last
+    boxes = find_boxes(text)
+    return next((box.content for box in reversed(boxes) if box.content), "" if boxes else None)
 
 
-def extract_answer(text: str) -> str | None:
+def final_boxes(text: str) -> list[str]:
     r"""
-    Final answer of a solution: the last `\boxed{...}`, else what follows the last `####` (the form of GSM8K).
+    The boxes that are the answer together: the last that is not empty, and those that a comma, `and` or `or` joins to
+    it (`$x=\boxed{1}$ or $x=\boxed{2}$`).
 
     Args:
         text (`str`):
             Text of a solution.
 
     Returns:
-        `str` or `None`: The answer, possibly empty; `None` if the text holds neither form.
+        `list[str]`: Contents without repeats, in order; empty if there is no box with content.
     """
-    boxed = extract_boxed(text)
-    if boxed is not None:
-        return boxed
-    hashes = re.findall(r"^####[ \t]*(.*?)[ \t]*\r?$", text, flags=re.MULTILINE)
-    return hashes[-1] if hashes else None
+    last, found = None, []
+    for box in reversed([box for box in find_boxes(text) if box.content]):
+        if last is not None:
+            between = text[box.end : last.start]
+            if len(between) > _LONGEST_BETWEEN or not _BETWEEN_BOXES.fullmatch(between):
+                break
+        found.append(unwrap_answer(box.content))
+        last = box
+    return list(dict.fromkeys(reversed(found)))
+
+
+def extract_answer(text: str) -> str | None:
+    r"""
+    Final answer that a response states.
+
+    In this order: the last `\boxed{}` (or `\fbox{}`, `\boxed 5`) that is not empty, with those that are joined to it;
+    what follows the last `####` (the form of GSM8K); `<answer>5</answer>`; an announcement ("The answer is 5.",
+    "**Answer:** 5"); a single value in bold in the last paragraph.
+
+    Args:
+        text (`str`):
+            What a model wrote behind its reasoning, or a solution without one.
+
+    Returns:
+        `str` or `None`: The answer, empty if only an empty box or `####` is there; `None` if there is no such form.
+
+    Examples:
+    ```python
+    >>> extract_answer("We add. The answer is **5**.")
+    '5'
+    ```
+    """
+    marked = marked_answer(text)
+    if marked:
+        return marked
+    stated = _tagged(text) or _announced(text) or _bold(text)
+    return stated if stated else marked
+
+
+def marked_answer(text: str) -> str | None:
+    r"""
+    Final answer in a form that nobody uses by the way: `\boxed{}`, else `####`.
+
+    Args:
+        text (`str`):
+            Text, such as a reasoning that was cut off.
+
+    Returns:
+        `str` or `None`: See [`extract_answer`].
+    """
+    boxes = final_boxes(text)
+    if boxes:
+        return ", ".join(boxes)
+    hashes = _hashes(text)
+    if hashes:
+        return hashes
+    return "" if hashes is not None or find_boxes(text) else None
+
+
+def answer_of_field(value: Any) -> tuple[str | None, str | None, str | None]:
+    r"""
+    Answer in a dataset's column, whatever stands there: a number, a tensor, a list, a struct with one value, text in
+    dollars or in a box, a whole solution that states its answer.
+
+    Args:
+        value (`Any`):
+            Value of the column.
+
+    Returns:
+        `tuple[str | None, str | None, str | None]`: The answer (`None` where the column is empty); why it is none that
+        can be attributed to, if so (it is then returned as it stands); and what was done with a field that holds more
+        than an answer.
+    """
+    if is_missing(value):
+        return None, None, None
+    value = _plain_value(value)
+    if isinstance(value, Mapping):
+        filled = {name: entry for name, entry in value.items() if not is_missing(entry)}
+        named = [filled[name] for name in ("answer", "final_answer", "value", "text", "label") if name in filled]
+        if len(filled) != 1 and not named:
+            names = ", ".join(map(str, filled)) or "nothing"
+            return str(dict(value)), f"the answer is a struct ({names}), of which none is called 'answer'", None
+        text, problem, note = answer_of_field(named[0] if named else next(iter(filled.values())))
+        return text, problem, note or "the answer is a struct, of which one field was taken"
+    if isinstance(value, (list, tuple)):
+        parts = [answer_of_field(part) for part in value]
+        problem = next((problem for _, problem, _ in parts if problem), None)
+        if any(isinstance(_plain_value(part), (list, tuple)) for part in value):
+            problem = "the answer is a table of several rows"
+        note = next((note for _, _, note in parts if note), None)
+        return ", ".join(text for text, _, _ in parts if text is not None), problem, note
+    if isinstance(value, (bytes, bytearray)):
+        return repr(bytes(value)), "the answer is bytes, not text", None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # `27.0` from a float column is the integer 27
+    # `str` refuses integers of more than 4,300 digits
+    return _answer_of_text(str(Decimal(value) if type(value) is int else value))
+
+
+def is_missing(value: Any) -> bool:
+    """
+    Whether a column holds nothing.
+
+    Args:
+        value (`Any`):
+            Value of the column.
+
+    Returns:
+        `bool`: True for `None` and NaN, which is how pandas and CSV files say it.
+    """
+    value = _plain_value(value)
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _plain_value(value: Any) -> Any:
+    # Tensors, arrays and their scalars know how to become Python's own
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _is_value(text: str) -> bool:
+    return not _WORD.search(_ENVIRONMENT.sub("", text))
+
+
+def _answer_of_text(text: str) -> tuple[str, str | None, str | None]:
+    text = unwrap_answer(text)
+    more = "the answer column holds more than the answer: what it states as the answer was taken"
+    if "\\boxed" in text or "\\fbox" in text or "####" in text:
+        marked = marked_answer(text)
+        if marked:
+            return marked, None, more
+    lines = [line for line in text.splitlines() if line.strip()]
+    stated = None if _is_value(text) else _tagged(text) or _announced(text)
+    if len(lines) > 1:
+        stated = stated or _bold(text)
+        if not stated and _is_value(text) and text.startswith(("\\", "{", "(", "[")):  # a matrix, written in lines
+            return " ".join(text.split()), None, None
+    if stated:
+        return stated, None, more
+    if len(lines) > 1:
+        return text, f"the answer has {len(lines)} lines and does not say which holds the answer", None
+    words = sum(len(word) > 1 and word.isalpha() for word in text.split())
+    if words >= _SENTENCE_WORDS:
+        return text, None, "the answer is a whole sentence, and was taken as it is"
+    return text, None, None
+
+
+def unwrap_answer(text: str) -> str:
+    r"""
+    An answer without what stands around it: dollars, `\(...\)`, bold, a box, a tag.
+
+    Args:
+        text (`str`):
+            An answer.
+
+    Returns:
+        `str`: What stands inside.
+    """
+    text = text.strip()
+    for _ in range(_MOST_WRAPPERS):
+        before = text
+        for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**")):
+            inner = text[len(opening) : len(text) - len(closing)]
+            if (
+                len(text) > len(opening) + len(closing)
+                and text.startswith(opening)
+                and text.endswith(closing)
+                and not text.endswith("\\" + closing)
+                and opening[0] not in inner.replace("\\" + opening[0], "")
+                and not (opening[0] == "\\" and (opening in inner or closing in inner))
+            ):
+                text = inner.strip()
+        if text.startswith(("\\boxed", "\\fbox")):
+            boxes = find_boxes(text)
+            if len(boxes) == 1 and boxes[0].content and not text[boxes[0].end :].strip(" ."):
+                text = boxes[0].content
+        tagged = _TAGGED.fullmatch(text)
+        text = tagged[1].strip() if tagged else text
+        if text == before:
+            break
+    return text
+
+
+def _hashes(text: str) -> str | None:
+    """What follows the last `####` that is no heading; empty if nothing does, `None` if there is none."""
+    found, last = None, ""
+    for line in reversed(text.split("\n")):
+        line = line.strip(" \t\r")
+        if line.startswith("####") and not line.startswith("#####"):
+            content = line[4:].strip()
+            if content and (not last or _is_value(content)):
+                return unwrap_answer(content)
+            found = "" if not content else found
+        last = last or line
+    return found
+
+
+def _tagged(text: str) -> str | None:
+    tagged = [unwrap_answer(match[1]) for match in _TAGGED.finditer(text)]
+    return next((answer for answer in reversed(tagged) if answer), None)
+
+
+def _announced(text: str) -> str | None:
+    """What the last announcement of an answer announces."""
+    for match in reversed(list(_ANNOUNCED.finditer(text))):
+        value = _stated_value(text, match.end())
+        if value:
+            return value
+    # A heading alone in its line, and a line with the answer
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    for heading, line in reversed(list(itertools.pairwise(lines))):
+        if len(heading) < 40 and _ANSWER_HEADING.fullmatch(heading):
+            return _stated_value(line, 0)
+    return None
+
+
+def _stated_value(text: str, position: int) -> str | None:
+    rest = text[position : position + 3 * _LONGEST_STATED]
+    rest = rest[_FILLERS.match(rest).end() :]  # type: ignore[union-attr]
+    values, place = [], 0
+    while math_text := _MATH.match(rest, place):
+        values.append(next(group for group in math_text.groups() if group is not None).strip())
+        joined = _BETWEEN_MATH.match(rest, math_text.end())
+        if not joined:
+            break
+        place = joined.end()
+    if values:
+        return ", ".join(values)
+    end = _STATED_END.search(rest)
+    value = unwrap_answer(rest[: end.start()] if end else rest).strip("*_`. ")
+    if not value or len(value) > _LONGEST_STATED or len(value.split()) > _MOST_STATED_WORDS or _NO_VALUE.match(value):
+        return None
+    return value
+
+
+def _bold(text: str) -> str | None:
+    """The only bold value of the last paragraph."""
+    paragraph = text.rstrip().rpartition("\n\n")[2][-2000:]
+    bold = _BOLD.findall(paragraph)
+    if len(bold) != 1 or bold[0].rstrip().endswith(":") or not _is_value(bold[0]):
+        return None
+    return unwrap_answer(bold[0]).rstrip(". ")

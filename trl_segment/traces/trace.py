@@ -3,13 +3,12 @@ r"""One type, [`Trace`], that every dataset format becomes. All about an example
 import contextlib
 import hashlib
 import json
-import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answers import extract_answer
+from .answers import answer_of_field
+from .marks import DEFAULT_CLOSING, Marks, Reasoning, answer_of_completion, find_reasoning, split_text
 from .segmentation import Segmenter, check_segmenter, segment_text
 
 
@@ -17,6 +16,8 @@ from .segmentation import Segmenter, check_segmenter, segment_text
 QUESTION_TEMPLATE = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
 
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+# Types of content parts that hold the model's thinking
+_REASONING_PARTS = ("thinking", "reasoning", "think", "thought", "reasoning_text")
 Span = tuple[int, int]
 
 
@@ -33,14 +34,21 @@ class TraceConfig:
         segment_pattern (`str`, *optional*):
             Regular expression for `segmenter="regex"`. A segment starts where it matches.
         answer_column (`str`, *optional*, defaults to `"answer"`):
-            Column with the right answer. Where a row lacks it, the last `\boxed{}` of the completion is taken, else
-            what follows the last `####`.
+            Column with the right answer. Where a row lacks it, the answer that the response states is taken: the last
+            `\boxed{}`, else what follows the last `####`, else what is announced, see
+            [`~trl_segment.traces.extract_answer`].
         question_template (`str`, *optional*):
             User turn made of a `question` column; `{question}` stands for it. Defaults to the paper's: the question,
             then "Please reason step by step, and put your final answer within \boxed{}.".
+        reasoning_start (`str`, *optional*):
+            Opens the reasoning, in place of `<think>` and the other forms that are known
+            ([`~trl_segment.traces.KNOWN_MARKS`]). `""` for the beginning of the completion.
+        reasoning_end (`str`, *optional*):
+            Ends the reasoning. Where only `reasoning_start` is set, any known closing mark does.
 
     Raises:
-        `ValueError`: On an unknown segmenter, a bad pattern, or a template without `{question}`.
+        `ValueError`: On an unknown segmenter, a bad pattern, a template without `{question}`, or an empty
+            `reasoning_end`.
     """
 
     segmenter: str = field(
@@ -58,13 +66,23 @@ class TraceConfig:
     answer_column: str = field(
         default="answer",
         metadata={
-            "help": "Column with the right answer. Where a row lacks it, the last boxed expression of the completion "
-            "is taken, else what follows the last '####'."
+            "help": "Column with the right answer. Where a row lacks it, the last boxed expression of the response "
+            "is taken, else what follows the last '####', else what is announced as the answer."
         },
     )
     question_template: str = field(
         default=QUESTION_TEMPLATE,
         metadata={"help": "User turn made of a `question` column; {question} stands for it."},
+    )
+    reasoning_start: str | None = field(
+        default=None,
+        metadata={
+            "help": "Opens the reasoning, where that is none of the known forms (<think>, [THINK], ...); empty for "
+            "the beginning of the completion."
+        },
+    )
+    reasoning_end: str | None = field(
+        default=None, metadata={"help": "Ends the reasoning, where that is none of the known forms (</think>, ...)."}
     )
 
     def __post_init__(self) -> None:
@@ -74,9 +92,21 @@ class TraceConfig:
                 f"`question_template` {self.question_template!r} has no {{question}} in it, so no question would "
                 "reach the model. Put {question} where the question belongs."
             )
+        if self.reasoning_end == "":
+            raise ValueError(
+                "`reasoning_end` is empty, so the reasoning would end where it begins. Pass the text that ends it, or "
+                "leave the option out."
+            )
         # The config classes of the trainer inherit from this one and from TrainingArguments
         if hasattr(super(), "__post_init__"):
             super().__post_init__()  # type: ignore[misc]
+
+    @property
+    def marks(self) -> Marks | None:
+        """Marks of reasoning that the user has named."""
+        if self.reasoning_start is None and self.reasoning_end is None:
+            return None
+        return Marks(self.reasoning_start, self.reasoning_end)
 
 
 @dataclass(frozen=True)
@@ -99,6 +129,10 @@ class Trace:
             Arguments of the chat template that came with the row (`tools`, and those of `chat_template_kwargs`).
         problem (`str`, *optional*):
             Why this trace cannot be attributed. Such a trace is trained in full.
+        closing (`str`, *optional*, defaults to `"</think>"`):
+            What ends a reasoning and opens the response in the form of this completion.
+        note (`str`, *optional*):
+            What was taken where the row does not say it: without marks of reasoning, or an answer out of more text.
     """
 
     prompt: str | list[dict]
@@ -108,6 +142,8 @@ class Trace:
     answer: str | None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    closing: str = DEFAULT_CLOSING
+    note: str | None = None
 
     @property
     def key(self) -> str:
@@ -121,6 +157,7 @@ class Trace:
             self.segments,
             self.answer,
             self.template_kwargs,
+            *([self.closing] if self.closing != DEFAULT_CLOSING else []),
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -128,26 +165,6 @@ class Trace:
     def segment_texts(self) -> list[str]:
         """Text of each segment, in order."""
         return [self.completion[start:end] for start, end in self.segments]
-
-
-def find_reasoning(completion: str) -> Span:
-    """
-    Character span of the reasoning in a completion.
-
-    Between `<think>` and `</think>`; up to `</think>` where only the closing tag is there (the R1 distills, whose
-    prompt holds the opening one); after `<think>` where generation was cut; everything where there are no tags.
-
-    Args:
-        completion (`str`):
-            Text that a model wrote.
-
-    Returns:
-        `tuple[int, int]`: Start and end, tags excluded.
-    """
-    opening = re.match(r"\s*<think>", completion)
-    start = opening.end() if opening else 0
-    end = completion.find("</think>", start)
-    return (start, len(completion) if end < 0 else end)
 
 
 def build_trace(
@@ -180,10 +197,17 @@ def build_trace(
         `ValueError`: If the row has none of these formats, or a callable segmenter loses text.
     """
     config = config or TraceConfig()
-    prompt, completion, reasoning, problem = _read_row(row, config, text_column)
-    if reasoning is None:
-        reasoning = find_reasoning(completion)
-    start, end = reasoning
+    prompt, completion, span, problem = _read_row(row, config, text_column)
+    column = answer_func(row) if answer_func is not None else row.get(config.answer_column)
+    answer, unfit, reduced = answer_of_field(column)
+    if span is None:
+        found = find_reasoning(completion, config.marks, answer)
+    else:
+        found = Reasoning(*span, completion.find(DEFAULT_CLOSING, span[1]) + len(DEFAULT_CLOSING), DEFAULT_CLOSING)
+    start, end = found.start, found.end
+    note = None
+    if found.closing is None:
+        note = f"no marks of reasoning such as <think>, so {_taken(end, completion)} was taken for it"
     text = completion[start:end]
     segments: tuple[Span, ...] = ()
     if problem is None and not text.strip():
@@ -192,19 +216,25 @@ def build_trace(
         spans = segment_text(text, segmenter or config.segmenter, None if segmenter else config.segment_pattern)
         segments = tuple((start + a, start + b) for a, b in spans)
 
-    if answer_func is not None:
-        answer = answer_func(row)
-        answer = None if answer is None else _answer_text(answer)
-    elif not _is_missing(row.get(config.answer_column)):
-        answer = _answer_text(row[config.answer_column])
-    else:
-        answer = extract_answer(completion)
-    if problem is None and answer is None:
-        problem = f"no answer: neither a column {config.answer_column!r} nor \\boxed{{}} nor ####"
-    elif answer is not None and not answer:
+    if answer is None and answer_func is None:
+        answer = answer_of_completion(completion, found)
+    problem = problem or unfit
+    if answer is None:
+        problem = problem or (
+            f"no answer: neither a column {config.answer_column!r} nor \\boxed{{}}, #### or an announcement in the "
+            "response"
+        )
+    elif not answer:
         problem = problem or "the answer is empty"
+    note = None if problem else "; ".join(filter(None, (note, reduced))) or None
+    closing = found.closing or DEFAULT_CLOSING
+    return Trace(prompt, completion, (start, end), segments, answer, template_kwargs(row), problem, closing, note)
 
-    return Trace(prompt, completion, reasoning, segments, answer, template_kwargs(row), problem)
+
+def _taken(end: int, completion: str) -> str:
+    if end == len(completion):
+        return "the whole completion, the response included,"
+    return "everything in front of the paragraph that states the answer"
 
 
 def read_text(
@@ -267,6 +297,47 @@ def naming_errors(name: str) -> Iterator[None]:
         raise ValueError(f"{name}: {kind}{error}") from error
 
 
+def describe_names(names_by_reason: Mapping[str, list[str]], most: int = 5) -> str:
+    """
+    Rows by reason, for a message.
+
+    Args:
+        names_by_reason (`Mapping[str, list[str]]`):
+            Names of rows by reason.
+        most (`int`, *optional*, defaults to `5`):
+            How many names a line has.
+
+    Returns:
+        `str`: One line per reason, with the first names.
+    """
+    return "\n".join(
+        f"  {len(names)} x {reason}: {', '.join(names[:most])}{', ...' if len(names) > most else ''}"
+        for reason, names in names_by_reason.items()
+    )
+
+
+def describe_notes(names_by_note: Mapping[str, list[str]], total: int) -> str:
+    """
+    What was taken where rows do not say it.
+
+    Args:
+        names_by_note (`Mapping[str, list[str]]`):
+            Names of rows by [`Trace`]'s `note`.
+        total (`int`):
+            Number of all rows.
+
+    Returns:
+        `str`: A message.
+    """
+    count = len({name for names in names_by_note.values() for name in names})
+    return (
+        f"{count} of {total} traces do not say where their reasoning or their answer stands:\n"
+        f"{describe_names(names_by_note)}\n"
+        "Set `reasoning_start` and `reasoning_end` to other marks of reasoning, and `answer_column` to a column with "
+        "the answer alone."
+    )
+
+
 def template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     Arguments of the chat template that come with a row, as TRL reads them.
@@ -307,8 +378,9 @@ def _read_row(
         return messages[:-1], completion, reasoning, problem
     if row.get(text_column) is not None:
         text = row[text_column]
-        opening = text.rfind("<think>")
-        split = opening if opening >= 0 else 0
+        split = split_text(text, config.marks)
+        if split is None:
+            return "", text, None, "plain text that does not say where the response begins"
         return text[:split], text[split:], None, None
     question = row.get("question") or row.get("problem")
     if "solution" in row and {"question", "problem"} & row.keys():
@@ -328,12 +400,46 @@ def _read_row(
 def _chatml(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message with `role` and `content`, also from ShareGPT's `from` and `value`; empty fields left out."""
     renamed = {{"from": "role", "value": "content"}.get(key, key): value for key, value in message.items()}
-    # Arrow gives every message, and every part of one, all keys that any has, as None
-    whole = {key: value for key, value in renamed.items() if value is not None}
-    if isinstance(whole.get("content"), (list, tuple)):
-        parts = [part if isinstance(part, Mapping) else {"type": "text", "text": part} for part in whole["content"]]
-        whole["content"] = [{key: value for key, value in part.items() if value is not None} for part in parts]
-    return whole
+    return _filled(renamed)
+
+
+def _filled(value: Any) -> Any:
+    # Arrow gives every message of a column, and every part of a message, all keys that any has, as None
+    if isinstance(value, Mapping):
+        return {key: _filled(entry) for key, entry in value.items() if entry is not None}
+    return [_filled(entry) for entry in value] if isinstance(value, list) else value
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """
+    Text of a message, whose content may be a list of parts. Thinking is left out.
+
+    Args:
+        message (`Mapping`):
+            Message with `content`.
+
+    Returns:
+        `str`: Its text, empty if it has none.
+    """
+    return _content_text(message.get("content"))
+
+
+def _content_text(content: Any, reasoning: bool = False) -> str:
+    """
+    Text of a message's content, which may be a list of parts: of those that are the model's thinking, or of all
+    others. Magistral's thinking is a list of parts itself.
+    """
+    if content is None or isinstance(content, str):
+        return "" if reasoning else content or ""
+    texts = []
+    for part in content if isinstance(content, list) else [content]:
+        if not isinstance(part, Mapping):
+            texts += [] if reasoning else [str(part)]
+        elif (str(part.get("type")) in _REASONING_PARTS) == reasoning:
+            names = (*_REASONING_KEYS, "text", "summary", "content") if reasoning else ("text", "content")
+            inner = next((part[name] for name in names if part.get(name)), "")
+            texts.append(inner if isinstance(inner, str) else _content_text(inner))
+    return "".join(texts)
 
 
 def _read_completion(messages: list[dict[str, Any]]) -> tuple[str, Span | None, str | None]:
@@ -341,37 +447,12 @@ def _read_completion(messages: list[dict[str, Any]]) -> tuple[str, Span | None, 
     if not messages or messages[0].get("role") not in ("assistant", "gpt", "model"):
         return "", None, "the last message is not the assistant's"
     message = messages[0]
-    content, reasoning = message.get("content", ""), message
-    if not isinstance(content, str):
-        thought = [part for part in content if {*_REASONING_KEYS} & {part.get("type"), *part}]
-        content = _text_of([part for part in content if part not in thought])
-        reasoning = {_REASONING_KEYS[0]: _text_of(thought)} if thought else message
-    for key in _REASONING_KEYS:
-        if reasoning.get(key):
+    content = message_text(message)
+    thinking = [_content_text(message.get("content"), reasoning=True), *map(message.get, _REASONING_KEYS)]
+    for reasoning in thinking:
+        if reasoning:
+            reasoning = _content_text(reasoning)
             opening = "<think>\n"
-            span = (len(opening), len(opening) + len(reasoning[key]))
-            return f"{opening}{reasoning[key]}\n</think>\n\n{content}", span, None
+            span = (len(opening), len(opening) + len(reasoning))
+            return f"{opening}{reasoning}\n</think>\n\n{content}", span, None
     return content, None, None
-
-
-def _text_of(parts: Any) -> str:
-    """The text of the parts of a message; some hold parts in turn, as Mistral's do."""
-    texts = []
-    for part in parts:
-        value = next((part[key] for key in (*_REASONING_KEYS, "text") if part.get(key)), "")
-        texts.append(value if isinstance(value, str) else _text_of(_chatml({"content": value})["content"]))
-    return "".join(texts)
-
-
-def _is_missing(value: Any) -> bool:
-    # pandas and CSV files say so with NaN
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _answer_text(value: Any) -> str:
-    """A column's value as the model would write it: `27.0` from a float column is the integer 27."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_answer_text, value))
-    return str(value).strip()

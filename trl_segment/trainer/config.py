@@ -29,7 +29,7 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
       `attribution_stop`, `attribution_noise_samples`, `attribution_path`, `attribution_baseline`,
       `attribution_max_tokens`, `attribution_compile`, `attribution_strict`, `answer_template`.
     - [`~trl_segment.TraceConfig`], how a row is read: `segmenter`, `segment_pattern`, `answer_column`,
-      `question_template`.
+      `question_template`, `reasoning_start`, `reasoning_end`.
 
     Parameters:
         dropped_segments (`str`, *optional*, defaults to `"mask"`):

@@ -324,6 +324,12 @@ class Preparation:
         columns = described.with_format("arrow")[:]
         table = SegmentTable(*(columns[name] for name in ("key", "name", "num_segments", "problem")))
         self.trace_sets.append((rows, described))
+        notes: dict[str, list[str]] = {}
+        for name, note in zip(columns["name"].to_pylist(), columns["note"].to_pylist(), strict=True):
+            if note is not None:
+                notes.setdefault(note, []).append(name)
+        if notes:
+            logger.warning(traces.describe_notes(notes, len(rows)))
         offsets = table.offsets
         if training:
             self.table = table

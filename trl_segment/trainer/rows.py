@@ -92,6 +92,7 @@ class TraceReader:
             segments=tuple(itertools.pairwise(described["bounds"])),
             answer=described["answer"],
             problem=described["problem"],
+            closing=described["closing"],
         )
 
     def _formatted(self, row):
@@ -124,6 +125,8 @@ def describe_trace(row, index, reader, question):
         "name": row_name(row, index),
         "num_segments": 0 if trace.problem else len(trace.segments),
         "problem": trace.problem,
+        "closing": trace.closing,
+        "note": trace.note,
         "answer": trace.answer,
         "reasoning": list(trace.reasoning),
         "bounds": [start for start, _ in trace.segments] + [end for _, end in trace.segments[-1:]],
@@ -133,7 +136,7 @@ def describe_trace(row, index, reader, question):
 # Arrow would take the type of a column from the first rows, where it may be null in all of them
 DESCRIBED = Features(
     {
-        **{name: Value("string") for name in ("key", "name", "problem", "answer")},
+        **{name: Value("string") for name in ("key", "name", "problem", "closing", "note", "answer")},
         "num_segments": Value("int64"),
         **{name: Sequence(Value("int64")) for name in ("reasoning", "bounds")},
     }
