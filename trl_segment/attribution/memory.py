@@ -31,6 +31,30 @@ class PassPlan:
     nodes: int
     recomputed_layers: int
 
+    def bytes(self, model_config: PreTrainedConfig, tokens: int, bytes_per_number: float = 2) -> float:
+        """
+        What a pass takes by the formulas of [`~trl_segment.attribution.cost`].
+
+        Args:
+            model_config ([`~transformers.PreTrainedConfig`]):
+                Config of the model.
+            tokens (`int`):
+                Tokens of the sequence.
+            bytes_per_number (`float`, *optional*, defaults to `2`):
+                Bytes of an activation.
+
+        Returns:
+            `float`: Bytes.
+        """
+        text = model_config.get_text_config()
+        kept = float(layer_bytes(model_config, tokens, bytes_per_number))
+        layer_input = bytes_per_number * text.hidden_size * tokens
+        ends = float(embedding_bytes(model_config, tokens, bytes_per_number))
+        whole = text.num_hidden_layers - self.recomputed_layers
+        # The last layer to be recomputed finds the others' activations gone, unless all are recomputed
+        layers = max(whole, min(1, self.recomputed_layers)) * kept + self.recomputed_layers * layer_input
+        return self.nodes * (layers + ends)
+
 
 def plan_passes(
     model_config: PreTrainedConfig,

@@ -355,9 +355,11 @@ class IntegratedGradients(Scorer):
             self.max_tokens_per_forward = max(1, plan.nodes * len(run.ids) // 2)
             logger.warning(f"Out of memory: continuing with {self.max_tokens_per_forward:,} tokens per forward.")
             return True
-        # What failed was planned to fit, so the plan counts too little of it
-        self._usable /= 2
-        logger.warning(f"Out of memory: continuing with {self._usable:.0%} of the memory that is free.")
+        # What failed was planned to fit, so the plan counts too little of it: half of that from now on
+        planned = plan.bytes(self.model.config, len(run.ids), self.model.dtype.itemsize)
+        self._usable = min(self._usable, planned / self._free) / 2
+        room = self._usable * self._free / 2**30
+        logger.warning(f"Out of memory: continuing with passes that are planned for {room:,.2f} GiB of activations.")
         return True
 
     def _baseline(self, run, ids, real, segments):
