@@ -117,7 +117,7 @@ def main():
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", type=int, default=6, help="Number of traces.")
-    parser.add_argument("--paths", nargs="+", default=["reasoning", "all"], choices=["reasoning", "all"])
+    parser.add_argument("--paths", nargs="+", default=["reasoning"], choices=["reasoning", "all"])
     parser.add_argument("--json", type=Path, help="File for the rows.")
     args = parser.parse_args()
     began = time.perf_counter()

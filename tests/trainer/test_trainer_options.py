@@ -335,7 +335,18 @@ def test_bad_values_end_in_a_clear_error(options, message, tmp_path):
         SegmentSelectiveSFTConfig(str(tmp_path), **{**QUICK, **options})
 
 
-@pytest.mark.parametrize("scorer", ["gradient_x_input", "perplexity", "entropy", "confidence_gain", "random"])
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        "gradient_x_input",
+        "entropy",
+        "rest_perplexity",
+        "attention",
+        "confidence_gain",
+        "necessity_sufficiency",
+        "random",
+    ],
+)
 def test_every_scorer_can_select(scorer, tmp_path, tokenizer):
     trainer = make_trainer(
         tmp_path, tokenizer, messages(make_rows(4)), attribution_scorer=scorer, max_steps=1, tau=0.3, keep_last=0

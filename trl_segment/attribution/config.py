@@ -27,11 +27,13 @@ class AttributionConfig(TraceConfig):
               segment may change as the model would go on without it.
             - `"recursive"`: attribution in hops, from the answer to what it rests on and on from there, see
               [`~trl_segment.attribution.RecursiveAttribution`].
-            - for comparison `"gradient_x_input"`, `"perplexity"`, `"entropy"`, `"confidence_gain"` or `"random"`, see
-              [`~trl_segment.attribution.SCORERS`].
+            - for comparison `"gradient_x_input"`, `"perplexity"`, `"entropy"`, `"opening_surprisal"`,
+              `"rest_perplexity"`, `"attention"`, `"confidence_gain"`, `"first_correct"`, `"necessity_sufficiency"` or
+              `"random"`, see [`~trl_segment.attribution.SCORERS`].
         attribution_threshold (`float`, *optional*, defaults to `1.0`):
             `"marginal"` and `"counterfactual"` leave a segment out of the trials of earlier ones if its absence costs
-            the answer less than this, in nats. Select with `selection="threshold"`.
+            the answer less than this, in nats; for `"first_correct"` the answer stands where it lacks at most this.
+            Select with `selection="threshold"`.
         attribution_preset (`str`, *optional*):
             `"paper"` is the published procedure under one name: all tokens on the path, the paper's sum of 50 points
             with both ends in full, the pad baseline, and in the selection `tau` 0.7 and `beta` 0.8 on the absolute

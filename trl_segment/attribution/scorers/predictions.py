@@ -1,6 +1,7 @@
 """Scorers that need no integral: the comparisons of the paper, gradient times input, and chance."""
 
 import abc
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -47,8 +48,13 @@ class _OfPredictions(Scorer):
             f_input, _ = run.capture(ids)
             tokens = np.zeros(len(ids) + 1)
             tokens[1:-1] = self._of_tokens(run, ids)
-        scores = [tokens[start:end].mean() if end > start else 0.0 for start, end in segments]
-        return Attribution(SegmentScores(_lengths(segments), scores=scores), f_input, tokens)
+        read = [self._read(start, end) for start, end in segments]
+        scores = [tokens[start:end].mean() if end > start else 0.0 for start, end in read]
+        return Attribution(SegmentScores(segment_lengths(segments), scores=scores), f_input, tokens)
+
+    def _read(self, start: int, end: int) -> tuple[int, int]:
+        """Which tokens of a segment count."""
+        return start, end
 
     @torch.no_grad()
     def _of_tokens(self, run, ids) -> np.ndarray:
@@ -109,8 +115,12 @@ class ConfidenceGain(Scorer):
             for end in (segments[0][0], *(end for _, end in segments)):
                 shortened = Passes(self.model, swap, torch.cat([ids[:end], suffix]), targets, self.lockstep)
                 values.append(shortened.capture(shortened.ids)[0])
-        gains = np.maximum(np.diff(values), 0.0)
-        return Attribution(SegmentScores(_lengths(segments), scores=gains), values[-1])
+        scores = self._scores(np.array(values))
+        return Attribution(SegmentScores(segment_lengths(segments), scores=scores), values[-1])
+
+    def _scores(self, values: np.ndarray) -> np.ndarray:
+        """Scores from the log-probabilities of the answer after each number of segments, shape (segments + 1,)."""
+        return np.maximum(np.diff(values), 0.0)
 
 
 class RandomScores(Scorer):
@@ -125,8 +135,9 @@ class RandomScores(Scorer):
         with frozen_mode(self.model), EmbeddingSwap(self.model.get_input_embeddings()) as swap:
             f_input, _ = Passes(self.model, swap, ids, targets, self.lockstep).capture(ids)
         scores = np.random.default_rng(ids.numpy()).random(len(segments))
-        return Attribution(SegmentScores(_lengths(segments), scores=scores), f_input)
+        return Attribution(SegmentScores(segment_lengths(segments), scores=scores), f_input)
 
 
-def _lengths(segments) -> np.ndarray:
+def segment_lengths(segments: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Tokens of each segment, shape (segments,)."""
     return np.array([end - start for start, end in segments], dtype=np.int64)
