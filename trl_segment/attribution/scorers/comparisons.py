@@ -29,8 +29,8 @@ class OpeningSurprisal(Perplexity):
 class RestPerplexity(Perplexity):
     """
     By how much the tokens behind a segment, up to the answer's last, become more surprising on average when it is left
-    out, in nats a token; 0 if they become less (as SPIRIT, arXiv 2502.13260, and PIR, arXiv 2505.19187, measure it). One
-    forward pass per segment and one more.
+    out, in nats a token; 0 if they become less (the measure of SPIRIT, arXiv 2502.13260; PIR, arXiv 2505.19187, reads
+    the answer alone). One forward pass per segment and one more.
     """
 
     name = "rest_perplexity"
