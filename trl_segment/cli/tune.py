@@ -1,5 +1,6 @@
 """`trl-segment tune`: sweep the thresholds over stored attributions, or compare stores."""
 
+import contextlib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -171,17 +172,9 @@ def _sweep(parser, store_args, data_args, args, model_args, selection):
         "model_name_or_path", model_args.model_name_or_path, "the model whose confidence in the answer counts"
     )
     folder = Path(args.output_dir)
-    gains = SegmentGains(folder / "gains.jsonl", lambda: model_args.load(model_args.dtype), args.confidence)
-    taus, betas = sorted(args.taus or TAUS), sorted(args.betas or BETAS)
-    sweeps, report = {}, []
-    for reader in readers:
-        scored = _scored_traces(reader, rows, gains)
-        for scale in args.scales:
-            sweep = sweep_thresholds(scored, replace(selection, consistency_scale=scale), taus, betas)
-            title = f"{Path(reader.name).name}, {scale}" if len(readers) > 1 else scale
-            sweeps[title] = sweep
-            say(*sweep_lines(title, sweep, selection, CONFIDENCES[args.confidence], len(scored)))
-            report.append({"store": reader.name, "scale": scale, "traces": len(scored), **_plain(asdict(sweep))})
+    file = SegmentGains(folder / "gains.jsonl", lambda: model_args.load(model_args.dtype), args.confidence)
+    with contextlib.closing(file) as gains:
+        sweeps, report = _sweeps(readers, rows, gains, args, selection)
     for line in ranking_lines(sweeps):
         say(line)
     write_json(folder / "tune.json", report)
@@ -192,6 +185,21 @@ def _sweep(parser, store_args, data_args, args, model_args, selection):
     except ImportError as error:
         raise UserError("the heat map is drawn with matplotlib. Install it: pip install matplotlib") from error
     say(f"Table and heat map: {folder / 'tune.json'}, {folder / 'tune.png'}")
+
+
+def _sweeps(readers, rows, gains, args, selection):
+    """A sweep for each store and scale by title, and what `tune.json` says of them."""
+    taus, betas = sorted(args.taus or TAUS), sorted(args.betas or BETAS)
+    sweeps, report = {}, []
+    for reader in readers:
+        scored = _scored_traces(reader, rows, gains)
+        for scale in args.scales:
+            sweep = sweep_thresholds(scored, replace(selection, consistency_scale=scale), taus, betas)
+            title = f"{Path(reader.name).name}, {scale}" if len(readers) > 1 else scale
+            sweeps[title] = sweep
+            say(*sweep_lines(title, sweep, selection, CONFIDENCES[args.confidence], len(scored)))
+            report.append({"store": reader.name, "scale": scale, "traces": len(scored), **_plain(asdict(sweep))})
+    return sweeps, report
 
 
 def _scored_traces(reader: StoreReader, rows, gains: SegmentGains) -> list[ScoredTrace]:
