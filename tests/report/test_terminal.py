@@ -10,8 +10,8 @@ from rich.console import Console
 
 from trl_segment import AttributionConfig, AttributionStore, SelectionConfig, attribute_traces, build_trace
 from trl_segment.attribution import SCORERS, attribution_settings
+from trl_segment.printing import printable
 from trl_segment.report.terminal import render_trace
-from trl_segment.report.text import printable
 from trl_segment.selection import select
 from trl_segment.store import StoredAttribution
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from ..report.text import printable
+from ..printing import printable
 from ..traces import TraceConfig
 from ..traces.trace import QUESTION_TEMPLATE
 from .data import load_splits

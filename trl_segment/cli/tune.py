@@ -9,7 +9,6 @@ import numpy as np
 from ..evaluation.gains import CONFIDENCES, SegmentGains
 from ..evaluation.tuning import BETAS, TAUS, ScoredTrace, compare_stores, sweep_thresholds
 from ..progress import progress_bar
-from ..report.text import printable
 from ..selection import CONSISTENCY_SCALES, SelectionConfig
 from ..store import CUSTOM_SEGMENTER, AttributionStore, open_store
 from ..traces import row_name
@@ -205,7 +204,7 @@ def _sweeps(readers, rows, gains, args, selection):
 def _scored_traces(reader: StoreReader, rows, gains: SegmentGains) -> list[ScoredTrace]:
     """Scores and gains of the rows that the store of a reader holds."""
     scored = []
-    bar = progress_bar(rows, f"Gains for {printable(Path(reader.name).name)}", total=len(rows))
+    bar = progress_bar(rows, f"Gains for {Path(reader.name).name}", total=len(rows))
     for found in reader.attributed(reader.find(*row) for row in bar):
         values = gains(found.trace, reader.store.settings.answer_template)
         if isinstance(values, str):

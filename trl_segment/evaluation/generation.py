@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-from transformers.utils import logging
 
 from ..models import plain_cache, slices_logits, unwrap_adapter
+from ..printing import get_logger
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
+from ..printing import get_logger
 from ..store.files import write_atomically
 from ..store.journal import lock
 from ..traces import Trace, TraceConfig, build_trace, row_name
@@ -28,7 +28,7 @@ from .grading import Grader
 from .metrics import Graded
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)

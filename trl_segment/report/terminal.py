@@ -7,10 +7,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..printing import printable
 from ..selection import SelectionConfig, select
 from ..store import StoredAttribution
 from ..traces import Trace
-from .text import printable
 
 
 def render_trace(name: str, trace: Trace, row: StoredAttribution, config: SelectionConfig) -> RenderableType:

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from ...models.frozen import frozen_mode
 from ...models.inspection import slices_logits, unwrap_adapter
 from ...models.passes import EmbeddingSwap, Passes, split_target
+from ...printing import get_logger
 from ...selection import SelectionConfig, sum_over_segments
 from ..decision import SelectionSettled
 from ..quadrature import (
@@ -37,7 +37,7 @@ from .base import Attribution, Scorer
 from .baselines import baseline_token, resolve_baseline
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 PATHS = ("all", "reasoning")
 STOPS = ("tolerance", "decision")

@@ -1,0 +1,70 @@
+"""Text from anywhere, made safe to show on a terminal: what is printed, what is logged, and tracebacks."""
+
+import logging
+import traceback
+import unicodedata
+from typing import Any
+
+
+def printable(text: str) -> str:
+    r"""
+    Text that can only be read: no escape sequence of a trace moves a terminal's cursor, no direction character makes
+    it look like another text.
+
+    Args:
+        text (`str`):
+            Text from anywhere.
+
+    Returns:
+        `str`: The text with control and direction characters written out (`\x1b`), but for newlines, tabs and joiners.
+    """
+
+    # The joiners of scripts and emoji change no order
+    kept = "\n\t\u200c\u200d"
+
+    def shown(character):
+        if character in kept or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co"):
+            return character
+        return character.encode("unicode_escape").decode()
+
+    return "".join(map(shown, text.replace("\r\n", "\n")))
+
+
+def get_logger(name: str) -> Any:
+    """
+    A logger of transformers whose messages can only be read, since names of rows and files stand in them.
+
+    Args:
+        name (`str`):
+            Name of the module.
+
+    Returns:
+        `logging.Logger`: The logger, with `warning_once` besides.
+    """
+    # Slow to import, and commands that log nothing need it not
+    from transformers.utils.logging import get_logger
+
+    logger = get_logger(name)
+    if not any(isinstance(known, _Printable) for known in logger.filters):
+        logger.addFilter(_Printable())
+    return logger
+
+
+class _Printable(logging.Filter):
+    def filter(self, record):
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
+
+
+def printable_traceback(error: BaseException) -> str:
+    """
+    A traceback as Python prints it, with its messages made safe.
+
+    Args:
+        error (`BaseException`):
+            An error.
+
+    Returns:
+        `str`: Lines, the last with a newline.
+    """
+    return printable("".join(traceback.format_exception(error)))
