@@ -6,7 +6,7 @@ from ..progress import progress_bar
 from ..selection import SelectionConfig
 from ..store import open_store
 from .arguments import StoreArguments, StreamingDatasetArguments
-from .data import StoreReader, load_train_split
+from .data import StoreReader, load_train_split, roles_of
 from .errors import UserError
 from .output import count, say
 from .parser import CommandParser, Group
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     if dataset_name:
         dataset = load_train_split(data_args, data_args.dataset_streaming)
         total = None if data_args.dataset_streaming else len(dataset)
-        rows = ((row.name, row.trace, row.stored, row.row.get("roles")) for row in reader.all(dataset))
+        rows = ((row.name, row.trace, row.stored, roles_of(row.row)) for row in reader.all(dataset))
     else:
         total, rows = len(store), ((row.name, None, row, None) for row in store.values())
     statistics = collect_statistics(progress_bar(rows, "Reading", total=total), selection)

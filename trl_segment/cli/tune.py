@@ -88,6 +88,14 @@ class TuneArguments:
     dry_run: bool = field(default=False, metadata={"help": "Print the plan of the run, and stop."})
     output_dir: str = field(default="tune", metadata={"help": "Folder for gains, table and heat map."})
 
+    def __post_init__(self):
+        # Before a model is loaded for them
+        for name in ("tau", "beta"):
+            for value in getattr(self, f"{name}s") or ():
+                SelectionConfig(**{name: value})
+        if self.max_traces < 1:
+            raise ValueError(f"`max_traces` must be at least 1, but {self.max_traces} was passed.")
+
 
 def make_parser() -> CommandParser:
     """The command's parser."""

@@ -123,6 +123,11 @@ class IntegratedGradients(Scorer):
             raise ValueError(f"Unknown path {path!r}. Pass one of {', '.join(map(repr, PATHS))}.")
         if stop not in STOPS:
             raise ValueError(f"Unknown stop {stop!r}. Pass one of {', '.join(map(repr, STOPS))}.")
+        if not 0 < tolerance < 1 or not 0 <= noise_scale < float("inf"):
+            raise ValueError(
+                f"`tolerance` must be in (0, 1) and `noise_scale` finite and not negative, but {tolerance} and "
+                f"{noise_scale} were passed."
+            )
         super().__init__(model, max_tokens_per_forward)
         self.rule = rule
         self.evaluations = RULES[rule].default if evaluations is None else evaluations
