@@ -102,6 +102,12 @@ def store_settings(**changes):
     return StoreSettings(**{**fields, "options": options, **{n: v for n, v in changes.items() if n in names}})
 
 
+def card_cells(section):
+    """The table of a model card's section as a dictionary."""
+    rows = [line.strip("|").split("|", 1) for line in section.splitlines() if line.startswith("| ")]
+    return {name.strip(): value.strip() for name, value in rows}
+
+
 def tiny_tokenizer():
     """A byte-level BPE tokenizer in which `.` and a blank line are one token, with a ChatML template."""
     from tokenizers import Tokenizer

@@ -76,7 +76,7 @@ _FLOORS = {
     "cli": 5,
 }
 # Files that are in no room, for all to use
-_GROUND = {"configs", "presets", "progress", "workers", "__init__"}
+_GROUND = {"configs", "presets", "printing", "progress", "workers", "__init__"}
 # What a room does without, so that it starts at once or can be used by itself
 _HEAVY = {"torch", "trl", "accelerate", "peft"}
 _WITHOUT = {

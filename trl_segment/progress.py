@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from tqdm.auto import tqdm
 
+from .printing import printable
+
 
 def progress_bar(
     items: Iterable, description: str, unit: str = "trace", total: int | None = None, shown: bool | None = None
@@ -29,7 +31,7 @@ def progress_bar(
     """
     return tqdm(
         items,
-        desc=description,
+        desc=printable(description),
         unit=unit,
         total=total,
         disable=None if shown is None else not shown,  # `None` asks tqdm to look for a terminal

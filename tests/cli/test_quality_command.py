@@ -45,3 +45,15 @@ def test_a_seed_without_a_draw_is_refused(folder, refused):
     data = f"--dataset_name {folder / 'traces.jsonl'} --attributions {folder / 'store'}"
     refused("--seed has no effect without --selection random", f"quality {data} --seed 3")
     refused("the dataset has no such column", f"quality {data} --roles_column nothing")
+
+
+@pytest.mark.parametrize("roles", ["none", 3, None, {"a": 1}, [["a"], ["b"]], ["a"]])
+def test_a_column_of_roles_that_fits_no_trace_names_the_row(folder, tmp_path, refused, roles):
+    pytest.importorskip("matplotlib")
+    rows = [json.loads(line) for line in (folder / "traces.jsonl").read_text().splitlines()]
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps({**row, "roles": roles}) + "\n" for row in rows))
+    data = f"--dataset_name {tmp_path / 'traces.jsonl'} --attributions {folder / 'store'}"
+    refused(f"{rows[0]['id']}: --roles_column roles holds (no list|. roles?) for", f"quality {data}")
+    # Elsewhere roles are an extra
+    cli.main(f"report {data} --output_dir {tmp_path}".split())
+    cli.main(f"inspect {data} --trace 0 --html {tmp_path / 'page.html'}".split())

@@ -143,3 +143,12 @@ def test_the_docstring_of_the_trainers_config_names_what_it_inherits():
     inherited = [*dataclasses.fields(SelectionConfig), *dataclasses.fields(AttributionConfig)]
     assert len(inherited) > 20
     assert [field.name for field in inherited if f"`{field.name}`" not in text] == []
+
+
+def test_every_promise_names_a_test_that_there_is():
+    text = (REPOSITORY / "docs" / "reliability.md").read_text(encoding="utf-8")
+    named = re.findall(r"\| `([\w/]+\.py)(?:::(\w+))?` \|$", text, flags=re.MULTILINE)
+    promises = re.findall(r"^\| (?!promise|---).*\|$", text, flags=re.MULTILINE)
+    assert len(named) == len(promises) > 20
+    for file, name in named:
+        assert f"def {name or 'test_'}" in (REPOSITORY / "tests" / file).read_text(encoding="utf-8"), (file, name)

@@ -112,6 +112,30 @@ def test_a_model_that_never_ends_is_cut_off(model, tokenizer):
     assert [(o.tokens, o.cut_off) for o in outputs] == [(70, True), (70, True)]
 
 
+@pytest.mark.parametrize("kind", ["rotary", "learned"])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_outputs_end_where_the_model_has_no_more_positions(kind, batch_size, tokenizer):
+    """Learned positions end in an error there; rotary ones go on with what no training has seen."""
+    if kind == "rotary":
+        model = tiny_model(tokenizer, max_position_embeddings=40).eval()
+    else:
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        config = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 40, "initializer_range": 0.2}
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **config)).eval()
+    requests = requests_for(tokenizer, [9, 30, 39, 40, 41])
+    outputs = {o.id: o for o in generate_outputs(model, requests, {10**6}, DecodingConfig(90), batch_size)}
+    assert [(outputs[f"p{i}"].tokens, outputs[f"p{i}"].cut_off) for i in range(5)] == [
+        (31, True),
+        (10, True),
+        (1, True),
+        (0, True),
+        (0, True),
+    ]
+    for i, room in ((0, 31), (1, 10)):
+        assert outputs[f"p{i}"].token_ids == by_generate(model, tokenizer, requests[i], room, {10**6})[0]
+
+
 def test_training_mode_is_given_back(model, tokenizer):
     model.train()
     list(generate_outputs(model, requests_for(tokenizer, [9]), {1}, DecodingConfig(max_new_tokens=3)))
@@ -133,6 +157,9 @@ def test_end_tokens_are_the_models_and_the_tokenizers(model, tokenizer):
     [
         ({"max_new_tokens": 0}, "at least 1, but 0"),
         ({"temperature": -1.0}, "cannot be negative, but -1.0"),
+        ({"temperature": float("nan")}, "must be finite"),
+        ({"temperature": float("inf")}, "must be finite"),
+        ({"top_p": float("nan")}, r"in \(0, 1\], but nan"),
         ({"top_p": 0.0}, r"in \(0, 1\], but 0.0"),
     ],
 )

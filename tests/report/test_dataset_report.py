@@ -87,6 +87,11 @@ def test_counts_by_hand():
     assert counted.stopped_by == {"tolerance": 1, "cap": 1}
 
 
+def test_a_draw_at_random_has_no_statistics():
+    with pytest.raises(ValueError, match="does not depend on them"):
+        collect_statistics([], SelectionConfig(selection="random"))
+
+
 def test_segments_against_the_answer_are_a_group_of_their_own():
     row = make_row([4, 4, 4], [4.0, 3.0, 2.0], [-3.0, 3.0, 0.5])
     config = SelectionConfig(

@@ -1,5 +1,7 @@
 """The view of a trace in the terminal."""
 
+import time
+
 import pytest
 
 
@@ -10,8 +12,8 @@ from rich.console import Console
 
 from trl_segment import AttributionConfig, AttributionStore, SelectionConfig, attribute_traces, build_trace
 from trl_segment.attribution import SCORERS, attribution_settings
+from trl_segment.printing import printable
 from trl_segment.report.terminal import render_trace
-from trl_segment.report.text import printable
 from trl_segment.selection import select
 from trl_segment.store import StoredAttribution
 
@@ -116,3 +118,16 @@ def test_the_header_names_the_rule_with_the_thresholds_that_it_reads(options, ru
     plain, _ = show(trace, whole, keep_first=0, keep_last=0, **options)
     (header,) = [line for line in plain.splitlines() if line.startswith("kept ")]
     assert header.rstrip().endswith(f"), {rule.split(', beta')[0]}")
+
+
+def test_a_trace_of_very_many_segments_is_drawn_by_its_ends():
+    count = 50_000
+    pieces = [f"\n\nWait, number {i}." for i in range(count)]
+    trace = build_trace({"prompt": "q", "completion": f"<think>{''.join(pieces)}</think> a", "answer": "5"})
+    assert len(trace.segments) == count
+    row = make_row([5] * count, [1.0] * count, [0.5] * count)
+    began = time.perf_counter()
+    shown, _ = show(trace, row)
+    assert time.perf_counter() - began < 20
+    assert "number 0." in shown and "number 49999." in shown and "number 25000." not in shown
+    assert "49,000 more segments" in shown

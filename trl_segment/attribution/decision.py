@@ -37,4 +37,5 @@ class SelectionSettled:
         )
 
     def _select(self, attributions):
+        # Without the trace's key: of a draw at random only the number of drawn segments depends on the scores
         return select(sum_over_segments(attributions, self.segments), self.config).kept

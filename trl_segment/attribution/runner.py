@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from ..models.compiled import compiled_layers, should_compile
 from ..models.passes import wait_for_others
+from ..printing import get_logger
 from ..progress import progress_bar, show_rate
 from ..selection import ReliabilityCount, SelectionConfig
 from ..store import AttributionStore, StoredAttribution
@@ -21,7 +21,7 @@ from .scorers import SCORERS, Scorer
 from .sequences import sequence_of
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass

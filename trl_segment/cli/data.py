@@ -104,6 +104,23 @@ def trace_reader(config: TraceConfig, text_column: str) -> Callable[[Mapping[str
     return read
 
 
+def roles_of(row: Mapping[str, Any], column: str = "roles") -> list[str] | None:
+    """
+    Known roles of a row's segments.
+
+    Args:
+        row (`Mapping`):
+            Row of a dataset.
+        column (`str`, *optional*, defaults to `"roles"`):
+            Column with one role per segment.
+
+    Returns:
+        `list[str]` or `None`: The roles; `None` if the row has no list there.
+    """
+    roles = row.get(column)
+    return [str(role) for role in roles] if isinstance(roles, (list, tuple)) else None
+
+
 class FoundRow(NamedTuple):
     """
     A row of a dataset beside its scores in a store.

@@ -114,13 +114,9 @@ def _labels(names: list[str]) -> dict[str, str]:
 
 
 def _solve(args, problem_args, decoding_args, grader):
-    from ..evaluation.generation import DecodingConfig
     from ..evaluation.outputs import OutputFile, evaluate_outputs, read_problems
 
-    greedy = decoding_args.temperature == 0
-    decoding = DecodingConfig(
-        decoding_args.max_new_tokens, decoding_args.temperature, decoding_args.top_p, decoding_args.seed
-    )
+    greedy, decoding = decoding_args.temperature == 0, decoding_args.decoding
     how = "greedy" if greedy else f"T{decoding.temperature:g}-p{decoding.top_p:g}-seed{decoding.seed}"
     sets = {
         label: read_problems(load_problems(path, problem_args), problem_args.trace_config)
@@ -129,16 +125,20 @@ def _solve(args, problem_args, decoding_args, grader):
     graded, rows = {}, []
     for label, path in _labels(args.models).items():
         engine = load_engine(path, decoding_args, decoding)
-        folder = Path(args.output_dir) / label.replace("/", "_").strip("._")
+        folder = Path(args.output_dir) / _as_file_name(label)
         graded[label] = []
         for name, problems in sets.items():
-            file = OutputFile(folder / f"{Path(name).name}.{how}.jsonl", engine.settings)
-            records = solve(problems, engine, decoding, decoding_args, file, f"{label} on {name}")
+            with OutputFile(folder / f"{_as_file_name(name)}.{how}.jsonl", engine.settings) as file:
+                records = solve(problems, engine, decoding, decoding_args, file, f"{label} on {name}")
             result, verdicts = evaluate_outputs(records, grader)
             graded[label].append(result)
             rows += [{"model": label, "problems": name, **row} for row in verdicts]
         del engine  # before the next one is loaded
     return graded, rows, list(sets)
+
+
+def _as_file_name(label: str) -> str:
+    return label.replace("/", "_").strip("._")
 
 
 def _grade_files(args, problem_args, grader):

@@ -92,29 +92,44 @@ def main(argv: list[str] | None = None) -> None:
         plan_outputs(models, problems, decoding_args, problem_args)
         return
     from ..evaluation import Grader
-    from ..evaluation.generation import DecodingConfig
     from ..evaluation.outputs import OutputFile, evaluate_outputs, pick_solutions, read_problems
 
-    decoding = DecodingConfig(
-        decoding_args.max_new_tokens, decoding_args.temperature, decoding_args.top_p, decoding_args.seed
-    )
+    dataset, outputs, decoding = Path(args.dataset), _outputs_of(args), decoding_args.decoding
     problems = read_problems(load_problems(args.problems, problem_args), problem_args.trace_config)
     engine = load_engine(args.model_name_or_path, decoding_args, decoding)
-    file = OutputFile(Path(args.dataset).with_suffix(".outputs.jsonl"), engine.settings)
-    records = solve(problems, engine, decoding, decoding_args, file, "Solving")
+    with OutputFile(outputs, engine.settings) as file:
+        records = solve(problems, engine, decoding, decoding_args, file, "Solving")
     with Grader() as grader:
         graded, _ = evaluate_outputs(records, grader)
     chosen, without = pick_solutions(records, graded.correct, args.pick)
-    _write_rows(Path(args.dataset), chosen)
+    if chosen:
+        _write_rows(dataset, chosen)
     say(
         f"{count(len(problems), 'problem')}, {int(graded.correct.sum())} of "
         f"{count(graded.correct.size, 'output')} correct, {int(graded.cut_off.sum())} cut off.",
-        f"{count(len(chosen), 'trace')} of {count(len(problems) - len(without), 'problem')} in {args.dataset}.",
+        f"{count(len(chosen), 'trace')} of {count(len(problems) - len(without), 'problem')} in {args.dataset}."
+        if chosen
+        else f"All outputs are in {outputs}.",
     )
     if without:
         say(f"{count(len(without), 'problem')} without a correct solution left out: {some_of(without, 10)}")
     if len(without) == len(problems):
-        raise UserError("no problem has a correct solution, so the dataset is empty.")
+        raise UserError(f"no problem has a correct solution, so {args.dataset} was not written.")
+
+
+def _outputs_of(args) -> Path:
+    """Where all outputs are kept; refuses to write over what an earlier run of this command has not made."""
+    dataset = Path(args.dataset)
+    outputs = dataset.with_suffix(".outputs.jsonl")
+    for path in (dataset, outputs):
+        if path.exists() and Path(args.problems).exists() and path.samefile(args.problems):
+            raise UserError(f"--dataset {args.dataset} would take the place of the problem set. Choose another name.")
+    if dataset.exists() and not outputs.exists():
+        raise UserError(
+            f"{args.dataset} is there and was not made by this command (there is no {outputs.name} beside it). Choose "
+            "another name with --dataset, or remove it."
+        )
+    return outputs
 
 
 def _write_rows(path: Path, rows: list[dict]) -> None:

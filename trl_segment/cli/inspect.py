@@ -11,7 +11,7 @@ import numpy as np
 from ..selection import SelectionConfig
 from ..traces import TraceConfig, row_name
 from .arguments import DatasetArguments, LoadingArguments, StoreArguments
-from .data import FoundRow, StoreReader, load_train_split
+from .data import FoundRow, StoreReader, load_train_split, roles_of
 from .errors import UserError
 from .output import count, say
 from .parser import CommandParser, Group
@@ -124,7 +124,7 @@ def _write_page(found: FoundRow, reader: StoreReader, args, selection, model_arg
         selection,
         settings=reader.store.settings.describe(),
         token_attributions=tokens,
-        roles=found.row.get("roles"),
+        roles=roles_of(found.row),
     )
     path = Path(args.html)
     path.parent.mkdir(parents=True, exist_ok=True)

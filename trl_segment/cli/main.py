@@ -3,10 +3,10 @@
 import importlib
 import os
 import sys
-import traceback
+import warnings
 from collections.abc import Callable
 
-from ..report.text import printable
+from ..printing import printable, printable_traceback
 from .errors import is_for_users, one_line
 
 
@@ -75,6 +75,9 @@ def run(command: str, function: Callable[[list[str]], None], argv: list[str] | N
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     shown = "--traceback" in argv
+    formatwarning = warnings.formatwarning
+    # Libraries warn about names that they are given
+    warnings.formatwarning = lambda *args, **kwargs: printable(formatwarning(*args, **kwargs))
     try:
         function([word for word in argv if word != "--traceback"])
     except KeyboardInterrupt as error:
@@ -85,8 +88,12 @@ def run(command: str, function: Callable[[list[str]], None], argv: list[str] | N
         raise SystemExit(141) from None
     except Exception as error:
         if not is_for_users(error):
+            # Python prints it, but with whatever stands in its messages
+            sys.excepthook = _print_traceback
             raise
         _fail(f"trl-segment {command}: error: {one_line(error)}", 2, error, shown)
+    finally:
+        warnings.formatwarning = formatwarning
 
 
 def _fail(line, code, error, shown):
@@ -94,9 +101,13 @@ def _fail(line, code, error, shown):
     for bar in list(getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())):
         bar.close()
     if shown:
-        traceback.print_exception(error)
+        print(printable_traceback(error), end="", file=sys.stderr)
     print(printable(line), file=sys.stderr, flush=True)
     raise SystemExit(code) from error
+
+
+def _print_traceback(kind, error, trace):
+    print(printable_traceback(error), end="", file=sys.stderr)
 
 
 def _command(name: str) -> Callable[[list[str]], None]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..report.text import json_ready, printable
+from ..printing import json_ready, printable
 
 
 def say(*lines: str) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from ..evaluation.quality import USEFUL_ROLES, describe_quality, selection_quality
 from ..selection import SelectionConfig, select
 from .arguments import DatasetArguments, StoreArguments
-from .data import StoreReader, load_train_split
+from .data import StoreReader, load_train_split, roles_of
 from .errors import UserError
-from .output import say, write_json
+from .output import count, say, write_json
 from .parser import CommandParser, Group
 
 
@@ -73,9 +73,15 @@ def main(argv: list[str] | None = None) -> None:
             f"{', '.join(dataset.column_names)}. It must hold one role per segment"
         )
     compared = []
-    for _, row, trace, stored in reader.attributed(reader.all(dataset)):
-        scores = stored.segment_scores
-        compared.append((row[args.roles_column], select(scores, selection, trace.key).kept, scores.strength))
+    for name, row, trace, stored in reader.attributed(reader.all(dataset)):
+        scores, roles = stored.segment_scores, roles_of(row, args.roles_column)
+        if roles is None or len(roles) != len(scores):
+            raise UserError(
+                f"{name}: --roles_column {args.roles_column} holds "
+                f"{'no list' if roles is None else count(len(roles), 'role')} for {count(len(scores), 'segment')}. "
+                "There must be one role for each. Roles belong to one way of cutting: use the same segmenter."
+            )
+        compared.append((roles, select(scores, selection, trace.key).kept, scores.strength))
     reader.say_left_out()
     if not compared:
         raise UserError(f"no row of the dataset has scores in {store_args.attributions!r}, so nothing is compared.")

@@ -9,7 +9,7 @@ from ..progress import progress_bar
 from ..selection import SelectionConfig
 from ..store import open_store
 from .arguments import ModelArguments, StoreArguments, StreamingDatasetArguments
-from .data import StoreReader, load_train_split
+from .data import StoreReader, load_train_split, roles_of
 from .errors import UserError
 from .faithfulness import Measurement, MeasurementArguments
 from .output import count, say
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
         if model_args.model_name_or_path is not None:
             measurement = Measurement(reader, selection, measurement_args, model_args, Path(args.output_dir))
             found = measurement.watch(found, None if total is None else measurement_args.spread(total))
-        rows = ((row.name, row.trace, row.stored, row.row.get("roles")) for row in found)
+        rows = ((row.name, row.trace, row.stored, roles_of(row.row)) for row in found)
     else:
         total, rows = len(store), ((row.name, None, row, None) for row in store.values())
     statistics = collect_statistics(progress_bar(rows, "Reading", total=total), selection)

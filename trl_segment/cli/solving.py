@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm.auto import tqdm
 
-from ..report.text import printable
+from ..printing import printable
 from ..traces import TraceConfig
 from ..traces.trace import QUESTION_TEMPLATE
 from .data import load_splits
@@ -75,6 +76,18 @@ class DecodingArguments:
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Whether code from the Hub may run."})
 
+    def __post_init__(self):
+        for name in ("samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, but {getattr(self, name)} was passed.")
+
+    @property
+    def decoding(self) -> "DecodingConfig":
+        """How outputs are decoded."""
+        from ..evaluation.generation import DecodingConfig
+
+        return DecodingConfig(self.max_new_tokens, self.temperature, self.top_p, self.seed)
+
 
 @dataclass
 class ProblemArguments:
@@ -100,6 +113,10 @@ class ProblemArguments:
         default=QUESTION_TEMPLATE, metadata={"help": "User turn made of a question; {question} stands for it."}
     )
     answer_column: str = field(default="answer", metadata={"help": "Column with the right answer."})
+
+    def __post_init__(self):
+        if self.max_problems is not None and self.max_problems < 1:
+            raise ValueError(f"`max_problems` must be at least 1, but {self.max_problems} was passed.")
 
     @property
     def trace_config(self) -> TraceConfig:
@@ -132,7 +149,7 @@ def load_problems(name: str, args: ProblemArguments):
                 f"{name!r} has the splits {', '.join(splits)}, not {split!r}. Choose one with --problems_split."
             )
     rows = splits[split]
-    return rows.select(range(min(args.max_problems or len(rows), len(rows))))
+    return rows if args.max_problems is None else rows.select(range(min(args.max_problems, len(rows))))
 
 
 def plan_outputs(
@@ -153,12 +170,12 @@ def plan_outputs(
     """
     from ..evaluation.outputs import read_problems
 
-    total = 0
+    total, decoding = 0, args.decoding
     for label, path in problems.items():
         found = len(read_problems(load_problems(path, problem_args), problem_args.trace_config))
         total += found * args.samples
         say(f"{label}: {count(found, 'problem')} x {count(args.samples, 'output')}")
-    how = "greedy" if args.temperature == 0 else f"temperature {args.temperature:g}"
+    how = "greedy" if decoding.temperature == 0 else f"temperature {decoding.temperature:g}"
     say(
         f"{len(models)} x {count(total, 'output')} ({', '.join(models)}), {how}, of at most {args.max_new_tokens:,} "
         f"tokens: {len(models) * total * args.max_new_tokens:,} tokens if none ended before. Outputs that were made "
@@ -202,17 +219,22 @@ def load_engine(path: str, args: DecodingArguments, decoding: "DecodingConfig") 
     Returns:
         [`Engine`]: The model, ready to decode.
     """
+    from ..models.inspection import config_fingerprint, files_fingerprint, tokenizer_fingerprint, weights_fingerprint
+
     if args.backend == "vllm":
         from ..evaluation.vllm_backend import VLLMDecoder
-        from ..models import load_tokenizer
+        from ..models import load_config, load_tokenizer
 
         tokenizer = load_tokenizer(
             path, chat_template_path=args.chat_template_path, trust_remote_code=args.trust_remote_code
         )
         decoder = VLLMDecoder(path, decoding, args.batch_size, args.dtype, args.trust_remote_code)
-        settings = {"backend": "vllm", "model": path, "dtype": args.dtype}
+        # vLLM shows no weights. A name of the Hub stands for the commit that it has now.
+        files = files_fingerprint(path) if Path(path).is_dir() else getattr(load_config(path), "_commit_hash", None)
+        settings = {"backend": "vllm", "model": path, "files": files, "dtype": args.dtype}
         return Engine(None, tokenizer, decoder, {**settings, **asdict(decoding)})
-    from ..models import load_model, weights_fingerprint
+    from ..evaluation.generation import end_token_ids
+    from ..models import load_model
 
     model, tokenizer = load_model(
         path,
@@ -222,7 +244,14 @@ def load_engine(path: str, args: DecodingArguments, decoding: "DecodingConfig") 
         trust_remote_code=args.trust_remote_code,
         merge_adapter=True,
     )
-    settings = {"backend": "transformers", "weights": weights_fingerprint(model), "dtype": str(model.dtype)}
+    settings = {
+        "backend": "transformers",
+        "weights": weights_fingerprint(model),
+        "config": config_fingerprint(model.config),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "end_ids": sorted(end_token_ids(model, tokenizer)),
+        "dtype": str(model.dtype),
+    }
     return Engine(model, tokenizer, None, {**settings, **asdict(decoding)})
 
 

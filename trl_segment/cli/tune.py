@@ -1,5 +1,6 @@
 """`trl-segment tune`: sweep the thresholds over stored attributions, or compare stores."""
 
+import contextlib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import numpy as np
 from ..evaluation.gains import CONFIDENCES, SegmentGains
 from ..evaluation.tuning import BETAS, TAUS, ScoredTrace, compare_stores, sweep_thresholds
 from ..progress import progress_bar
-from ..report.text import printable
 from ..selection import CONSISTENCY_SCALES, SelectionConfig
 from ..store import CUSTOM_SEGMENTER, AttributionStore, open_store
 from ..traces import row_name
@@ -87,6 +87,14 @@ class TuneArguments:
     max_traces: int = field(default=500, metadata={"help": "Largest number of traces, spread over the dataset."})
     dry_run: bool = field(default=False, metadata={"help": "Print the plan of the run, and stop."})
     output_dir: str = field(default="tune", metadata={"help": "Folder for gains, table and heat map."})
+
+    def __post_init__(self):
+        # Before a model is loaded for them
+        for name in ("tau", "beta"):
+            for value in getattr(self, f"{name}s") or ():
+                SelectionConfig(**{name: value})
+        if self.max_traces < 1:
+            raise ValueError(f"`max_traces` must be at least 1, but {self.max_traces} was passed.")
 
 
 def make_parser() -> CommandParser:
@@ -171,17 +179,9 @@ def _sweep(parser, store_args, data_args, args, model_args, selection):
         "model_name_or_path", model_args.model_name_or_path, "the model whose confidence in the answer counts"
     )
     folder = Path(args.output_dir)
-    gains = SegmentGains(folder / "gains.jsonl", lambda: model_args.load(model_args.dtype), args.confidence)
-    taus, betas = sorted(args.taus or TAUS), sorted(args.betas or BETAS)
-    sweeps, report = {}, []
-    for reader in readers:
-        scored = _scored_traces(reader, rows, gains)
-        for scale in args.scales:
-            sweep = sweep_thresholds(scored, replace(selection, consistency_scale=scale), taus, betas)
-            title = f"{Path(reader.name).name}, {scale}" if len(readers) > 1 else scale
-            sweeps[title] = sweep
-            say(*sweep_lines(title, sweep, selection, CONFIDENCES[args.confidence], len(scored)))
-            report.append({"store": reader.name, "scale": scale, "traces": len(scored), **asdict(sweep)})
+    file = SegmentGains(folder / "gains.jsonl", lambda: model_args.load(model_args.dtype), args.confidence)
+    with contextlib.closing(file) as gains:
+        sweeps, report = _sweeps(readers, rows, gains, args, selection)
     for line in ranking_lines(sweeps):
         say(line)
     write_json(folder / "tune.json", report)
@@ -194,10 +194,25 @@ def _sweep(parser, store_args, data_args, args, model_args, selection):
     say(f"Table and heat map: {folder / 'tune.json'}, {folder / 'tune.png'}")
 
 
+def _sweeps(readers, rows, gains, args, selection):
+    """A sweep for each store and scale by title, and what `tune.json` says of them."""
+    taus, betas = sorted(args.taus or TAUS), sorted(args.betas or BETAS)
+    sweeps, report = {}, []
+    for reader in readers:
+        scored = _scored_traces(reader, rows, gains)
+        for scale in args.scales:
+            sweep = sweep_thresholds(scored, replace(selection, consistency_scale=scale), taus, betas)
+            title = f"{Path(reader.name).name}, {scale}" if len(readers) > 1 else scale
+            sweeps[title] = sweep
+            say(*sweep_lines(title, sweep, selection, CONFIDENCES[args.confidence], len(scored)))
+            report.append({"store": reader.name, "scale": scale, "traces": len(scored), **asdict(sweep)})
+    return sweeps, report
+
+
 def _scored_traces(reader: StoreReader, rows, gains: SegmentGains) -> list[ScoredTrace]:
     """Scores and gains of the rows that the store of a reader holds."""
     scored = []
-    bar = progress_bar(rows, f"Gains for {printable(Path(reader.name).name)}", total=len(rows))
+    bar = progress_bar(rows, f"Gains for {Path(reader.name).name}", total=len(rows))
     for found in reader.attributed(reader.find(*row) for row in bar):
         values = gains(found.trace, reader.store.settings.answer_template)
         if isinstance(values, str):

@@ -1,5 +1,7 @@
 """Gains of segments in a model's confidence in the right answer, computed once and kept in a file."""
 
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..traces import Trace, attributed_sequence, render_prompt
+from ..traces import Trace, attributed_sequence
 
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 
 # Scale of the confidence, with the unit of its gains
 CONFIDENCES = {"log_probability": "nats", "probability": "probability"}
+
+
+# What tells log-probabilities apart: the trace, and the sequence that it has become
+_KEY = ("key", "sequence")
 
 
 class SegmentGains:
@@ -42,6 +48,11 @@ class SegmentGains:
         self._load = load
         self._engine = self._file = None
 
+    def close(self) -> None:
+        """Let other runs write to the file."""
+        if self._file is not None:
+            self._file.close()
+
     def __call__(self, trace: Trace, answer_template: str) -> np.ndarray | str:
         """
         Gains of the segments of a trace.
@@ -59,25 +70,31 @@ class SegmentGains:
         from .confidence import answer_log_probs
 
         model, tokenizer, file = self._open()
-        names = ("key", "answer_template", "prompt")
-        known = (trace.key, answer_template, render_prompt(trace, tokenizer)[-200:])
+        sequence = attributed_sequence(trace, tokenizer, answer_template)
+        if sequence.problem is not None:
+            return sequence.problem
+        # All that the model reads, whatever template or tokenizer it has come through
+        read = [sequence.input_ids.tolist(), sequence.target, sequence.segments]
+        known = (trace.key, hashlib.sha256(json.dumps(read).encode()).hexdigest()[:32])
         if known not in file.records:
-            sequence = attributed_sequence(trace, tokenizer, answer_template)
-            if sequence.problem is not None:
-                return sequence.problem
             values = answer_log_probs(model, sequence.input_ids, sequence.target, sequence.segments)
-            file.append({**dict(zip(names, known, strict=True)), "log_probs": values.tolist()})
+            file.append({**dict(zip(_KEY, known, strict=True)), "log_probs": values.tolist()})
         values = np.array(file.records[known]["log_probs"])
         gains = np.diff(values if self.confidence == "log_probability" else np.exp(values))
         return gains if np.isfinite(gains).all() else "the log-probabilities of the answer are not finite"
 
     def _open(self):
         if self._engine is None:
-            from ..models import weights_fingerprint
+            from ..models.inspection import adapter_fingerprint, config_fingerprint, weights_fingerprint
             from .outputs import OutputFile
 
             model, tokenizer = self._load()
-            settings = {"weights": weights_fingerprint(model), "dtype": str(model.dtype)}
+            settings = {
+                "weights": weights_fingerprint(model),
+                "adapter": adapter_fingerprint(model),
+                "config": config_fingerprint(model.config),
+                "dtype": str(model.dtype),
+            }
             self._engine = model, tokenizer
-            self._file = OutputFile(self.path, settings, key=("key", "answer_template", "prompt"))
+            self._file = OutputFile(self.path, settings, key=_KEY)
         return *self._engine, self._file

@@ -6,6 +6,7 @@ token. With small models and long outputs these copies are most of the time.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,12 +14,12 @@ import numpy as np
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-from transformers.utils import logging
 
 from ..models import plain_cache, slices_logits, unwrap_adapter
+from ..printing import get_logger
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class DecodingConfig:
 
     Parameters:
         max_new_tokens (`int`, *optional*, defaults to `32768`):
-            An output is cut off after so many tokens. The paper's limit.
+            An output is cut off after so many tokens (the paper's limit), or where the model has no more positions.
         temperature (`float`, *optional*, defaults to `0.0`):
             0 takes the likeliest token (greedy). The paper samples at 0.6.
         top_p (`float`, *optional*, defaults to `1.0`):
@@ -49,10 +50,10 @@ class DecodingConfig:
     def __post_init__(self):
         if self.max_new_tokens < 1:
             raise ValueError(f"`max_new_tokens` must be at least 1, but {self.max_new_tokens} was passed.")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise ValueError(
-                f"`temperature` cannot be negative, but {self.temperature} was passed. 0 is greedy decoding; the "
-                "paper samples at 0.6."
+                f"`temperature` must be finite and cannot be negative, but {self.temperature} was passed. 0 is greedy "
+                "decoding; the paper samples at 0.6."
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p` is a share of probability in (0, 1], but {self.top_p} was passed.")
@@ -217,7 +218,18 @@ def generate_outputs(
     empty = [request.id for request in requests if len(request.prompt_ids) == 0]
     if empty:
         raise ValueError(f"The prompt of {empty[0]!r} has no tokens, so there is nothing to go on from.")
-    waiting = sorted(requests, key=lambda request: len(request.prompt_ids))
+    most = _positions(model)
+    full = [request for request in requests if len(request.prompt_ids) >= most]
+    if full:
+        logger.warning(
+            f"{len(full)} prompts fill all {most:,} positions of the model, so nothing is written behind them: "
+            f"{', '.join(request.id for request in full[:5])}{', ...' if len(full) > 5 else ''}"
+        )
+        yield from (Output(request.id, request.sample, [], True) for request in full)
+    waiting = sorted(
+        (request for request in requests if len(request.prompt_ids) < most),
+        key=lambda request: len(request.prompt_ids),
+    )
     training = model.training
     model.eval()
     try:
@@ -240,6 +252,12 @@ def generate_outputs(
         model.train(training)
 
 
+def _positions(model) -> float:
+    """Number of tokens that a model has positions for. Behind the last it has learnt none, or fails."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return math.inf if most is None else most
+
+
 @torch.inference_mode()
 def _decode_batch(model, requests, end_ids, config, on_step) -> Iterator[Output]:
     device = model.get_input_embeddings().weight.device
@@ -256,6 +274,8 @@ def _decode_batch(model, requests, end_ids, config, on_step) -> Iterator[Output]
         draws = [_generator(config.seed, request).random(config.max_new_tokens) for request in requests]
         uniform = torch.tensor(np.stack(draws), device=device)
 
+    most = _positions(model)
+    room = [min(config.max_new_tokens, most - len(request.prompt_ids)) for request in requests]
     cache, droppable = _new_cache(unwrap_adapter(model))
     rows = list(range(len(requests)))  # which request a row of the batch belongs to
     written: list[list[int]] = [[] for _ in requests]
@@ -269,7 +289,7 @@ def _decode_batch(model, requests, end_ids, config, on_step) -> Iterator[Output]
         logits = model(
             input_ids=ids,
             attention_mask=mask,
-            position_ids=positions.clamp(min=0),
+            position_ids=positions.clamp(min=0, max=None if most == math.inf else most - 1),
             past_key_values=cache,
             use_cache=True,
             **last,
@@ -286,10 +306,11 @@ def _decode_batch(model, requests, end_ids, config, on_step) -> Iterator[Output]
                 continue
             if not ended[row]:
                 written[request].append(token)
-            if ended[row] or step + 1 == config.max_new_tokens:
+            if ended[row] or step + 1 == room[request]:
                 finished.add(request)
                 made = requests[request]
                 yield Output(made.id, made.sample, written[request], not ended[row])
+                ended[row] = True
         if len(finished) == len(requests):
             break
         if droppable and any(ended):

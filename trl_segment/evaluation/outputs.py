@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
+from ..printing import get_logger
+from ..store.files import write_atomically
+from ..store.journal import lock
 from ..traces import Trace, TraceConfig, build_trace, row_name
 from ..traces.alignment import render_prompt
 from .generation import DecodingConfig, Output, Request, end_token_ids, generate_outputs
@@ -25,7 +28,7 @@ from .grading import Grader
 from .metrics import Graded
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,14 +106,15 @@ class OutputFile:
     Args:
         path (`str` or `os.PathLike`):
             The JSONL file. Outputs that it holds already are not made again. A line that a killed run left half
-            written is cut off.
+            written is cut off. It is locked until [`~OutputFile.close`], or the end of the `with` that this stands in.
         settings (`dict`):
             What changes outputs: model, decoding.
         key (`tuple[str, ...]`, *optional*):
             Which fields tell records apart. Defaults to problem, sample and hash of the prompt.
 
     Raises:
-        `ValueError`: If the file was made with other settings.
+        `ValueError`: If the file was made with other settings, or not by this package.
+        `RuntimeError`: If another run is writing to it.
     """
 
     def __init__(
@@ -124,40 +128,69 @@ class OutputFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         settings = json.loads(json.dumps(settings))
         settings_file = self.path.with_suffix(".settings.json")
-        if settings_file.exists() and self.path.exists() and self.path.stat().st_size:
-            stored = json.loads(settings_file.read_text(encoding="utf-8"))
-            different = [
-                f"  {key}: then {stored.get(key)!r}, now {settings.get(key)!r}"
-                for key in sorted({*stored, *settings})
-                if stored.get(key) != settings.get(key)
-            ]
-            if different:
-                raise ValueError(
-                    f"The outputs in {str(self.path)!r} were made with other settings:\n" + "\n".join(different) + "\n"
-                    "Choose another `output_dir`, another name for the model, or delete the file."
-                )
-        temporary = settings_file.with_name(f".{settings_file.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-        os.replace(temporary, settings_file)
+        if self.path.exists() and self.path.stat().st_size:
+            self._check_settings(settings_file, settings)
+        self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
+        if lock(self._file.fileno()) is False:
+            raise RuntimeError(
+                f"Another run is writing to {str(self.path)!r}. Wait until it has ended and start again (what it has "
+                "made is not made again), or choose another folder."
+            )
+        write_atomically(settings_file, json.dumps(settings, indent=2).encode())
         self.records = self._read()
+
+    def __enter__(self) -> "OutputFile":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other runs write to the file. Records can still be read."""
+        self._file.close()
+
+    def _check_settings(self, settings_file, settings):
+        """That what is there was made by a run like this one: it is about to be added to, and cut where it is torn."""
+        try:
+            stored = json.loads(settings_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            stored = None
+        if not isinstance(stored, dict):
+            raise ValueError(
+                f"{str(self.path)!r} was not made by this package: there is no {settings_file.name!r} beside it that "
+                "says how. It stays as it is. Choose another name for what is to be written."
+            )
+        different = [
+            f"  {key}: then {stored.get(key)!r}, now {settings.get(key)!r}"
+            for key in sorted({*stored, *settings})
+            if stored.get(key) != settings.get(key)
+        ]
+        if different:
+            raise ValueError(
+                f"The outputs in {str(self.path)!r} were made with other settings:\n" + "\n".join(different) + "\n"
+                "Choose another `output_dir`, another name for the model, or delete the file."
+            )
 
     def _read(self) -> dict[tuple, dict]:
         records, whole, damaged = {}, 0, 0
-        if self.path.exists():
-            with open(self.path, "rb") as file:
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    whole += len(line)
-                    try:
-                        record = json.loads(line)
-                        records[tuple(record[name] for name in self.key)] = record
-                    except (ValueError, KeyError, TypeError):
-                        damaged += 1
-            if whole < self.path.stat().st_size:
-                os.truncate(self.path, whole)
+        with open(self.path, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                try:
+                    record = json.loads(line)
+                    if record.pop("checksum") != _checksum(record):
+                        raise ValueError("not what was written")
+                    records[tuple(record[name] for name in self.key)] = record
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                    damaged += 1
+        if whole < self.path.stat().st_size:
+            os.truncate(self.path, whole)
         if damaged:
-            logger.warning(f"{damaged} lines of {str(self.path)!r} cannot be read; what they held is made again.")
+            logger.warning(
+                f"{damaged} lines of {str(self.path)!r} are not what was written; what they held is made again."
+            )
         return records
 
     def append(self, record: dict) -> None:
@@ -168,9 +201,13 @@ class OutputFile:
             record (`dict`):
                 With the fields of `key` among others.
         """
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        line = json.dumps({**record, "checksum": _checksum(record)}, ensure_ascii=False) + "\n"
+        self._file.write(line.encode("utf-8", "surrogatepass"))
         self.records[tuple(record[name] for name in self.key)] = record
+
+
+def _checksum(record: dict) -> str:
+    return f"{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"
 
 
 def solve_problems(
@@ -256,7 +293,14 @@ def solve_problems(
             file.append(record)
         if on_output is not None:
             on_output(record)
-    return [[records[p.id, sample, hashes[p.id]] for sample in range(samples)] for p in problems]
+    # The question and the answer are those of the problem as it now is: they may have been corrected since
+    return [
+        [
+            {**records[p.id, sample, hashes[p.id]], "question": p.question, "answer": p.answer}
+            for sample in range(samples)
+        ]
+        for p in problems
+    ]
 
 
 def evaluate_outputs(records: Sequence[Sequence[dict]], grader: Grader) -> tuple[Graded, list[dict]]:

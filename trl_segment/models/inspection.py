@@ -3,6 +3,8 @@
 import hashlib
 import inspect
 import json
+import os
+from pathlib import Path
 
 import torch
 import xxhash
@@ -81,6 +83,27 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
     """
     base, _ = _split_parameters(model)
     return _hash_of(base)
+
+
+def files_fingerprint(folder: str | os.PathLike) -> str:
+    """
+    Hash of the files of a model in a folder, for engines that load it themselves.
+
+    Args:
+        folder (`str` or `os.PathLike`):
+            Folder with config, weights and tokenizer.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    digest = xxhash.xxh3_128()
+    for file in sorted(Path(folder).iterdir()):
+        if file.is_file() and file.suffix in (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja"):
+            digest.update(f"{file.name} {file.stat().st_size}".encode())
+            with open(file, "rb") as content:
+                while piece := content.read(_HASHED_AT_A_TIME):
+                    digest.update(piece)
+    return digest.hexdigest()[:16]
 
 
 def adapter_fingerprint(model: torch.nn.Module) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.faithfulness import verdict
+from ..printing import json_ready
 from .figures import DARK, GROUP_LABELS, LIGHT, curve_quantiles, draw_figures
 from .page import render_page
 from .statistics import CURVE_GRID, GAP_EDGES, GROUPS, REPETITION_EDGES, DatasetStatistics
-from .text import json_ready
 
 
 _MOST_NAMES = 12

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..printing import printable
 from .statistics import (
     CONSISTENCY_EDGES,
     CURVE_EDGES,
@@ -23,7 +24,6 @@ from .statistics import (
     STRENGTH_EDGES,
     DatasetStatistics,
 )
-from .text import printable
 
 
 _MOST_BARS = 12

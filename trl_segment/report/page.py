@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from .text import printable
+from ..printing import printable
 
 
 def render_page(template: str, style: tuple[str, ...], script: tuple[str, ...], **values: Any) -> str:

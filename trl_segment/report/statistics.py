@@ -221,7 +221,15 @@ def collect_statistics(
 
     Returns:
         [`DatasetStatistics`]: The counts.
+
+    Raises:
+        `ValueError`: If the selection is drawn at random, so that its groups say nothing about scores.
     """
+    if config.selection == "random":
+        raise ValueError(
+            "Statistics say what scores do to a selection, and `selection='random'` does not depend on them. Pass a "
+            "config with another `selection`."
+        )
     statistics = DatasetStatistics(thresholds=config)
     tie = itertools.count()  # heaps must not compare texts
     heaps: dict[str, list] = {group: [] for group in GROUPS}

@@ -7,10 +7,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from ..printing import printable
 from ..selection import SelectionConfig, select
 from ..store import StoredAttribution
 from ..traces import Trace
-from .text import printable
+
+
+# Segments that are drawn, half of them from the start of the trace
+_MOST_SHOWN = 1000
 
 
 def render_trace(name: str, trace: Trace, row: StoredAttribution, config: SelectionConfig) -> RenderableType:
@@ -45,7 +49,14 @@ def render_trace(name: str, trace: Trace, row: StoredAttribution, config: Select
     table.add_column("verdict", no_wrap=True, min_width=18)
     table.add_column("opens with", no_wrap=True, ratio=1)
     texts = trace.segment_texts
-    for i, text in enumerate(texts):
+    # Of a very long trace both ends: a table of tens of thousands of rows takes a minute, and nobody reads it
+    hidden = range(_MOST_SHOWN // 2, max(len(texts) - _MOST_SHOWN // 2, _MOST_SHOWN // 2))
+    shown = [i for i in range(len(texts)) if i not in hidden]
+    for i in shown:
+        if hidden and i == hidden.stop:
+            table.add_row(
+                "...", *[""] * 6, f"{len(hidden):,} more segments, all of them with --html FILE", style="dim"
+            )
         table.add_row(
             str(i + 1),
             f"{row.num_tokens[i]:,}",
@@ -54,7 +65,7 @@ def render_trace(name: str, trace: Trace, row: StoredAttribution, config: Select
             f"{consistency[i]:.2f}" if scores.directed else "–",
             f"{scores.sum_signed[i]:+.4g}" if scores.directed else "–",
             selection.verdicts[i],
-            escape(printable(" ".join(text.split())[:60])),
+            escape(printable(" ".join(texts[i].split())[:60])),
             style=None if kept[i] else "dim",
         )
     tokens = np.asarray(row.num_tokens)
@@ -68,10 +79,12 @@ def render_trace(name: str, trace: Trace, row: StoredAttribution, config: Select
     body = Text()
     # Color by strength: the strongest third of the kept ones stand out
     bound = np.quantile(strength[kept], 2 / 3) if kept.any() else np.inf
-    for i, text in enumerate(texts):
+    for i in shown:
+        if hidden and i == hidden.stop:
+            body.append(f"\n\n[... {len(hidden):,} more segments]", style="dim")
         style = "dim" if not kept[i] else ("bold green" if strength[i] >= bound else "green")
         body.append(f"[{i + 1}]", style="dim" if not kept[i] else "bold cyan")
-        body.append(printable(text), style=style)
+        body.append(printable(texts[i]), style=style)
     return Group(header, table, body)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ..printing import json_ready
 from ..selection import SelectionConfig, select
 from ..store import StoredAttribution
 from ..traces import Trace
 from .page import render_page
-from .text import json_ready
 
 
 # The fields of `SelectionConfig` that decide what a trace keeps: the page re-selects with them, but for a draw
@@ -105,19 +105,17 @@ def render_trace_page(
 def _add_tokens(segments, trace, starts, values):
     """
     Per segment: the lengths of its tokens (in UTF-16 units, which JavaScript counts in) and their attributions. A
-    segment that starts inside a token begins with that token's rest. Text that no token stands for counts 0.
+    segment that starts inside a token begins with that token's rest, which counts 0: the token counts where it begins,
+    as in the stored sums. So does text that no token stands for.
     """
     starts, values = np.asarray(starts), np.asarray(values)
     for segment, (start, end) in zip(segments, trace.segments, strict=True):
         first, last = np.searchsorted(starts, (start, end))
         cuts, pieces = [], []
         if first == len(starts) or starts[first] > start:
-            if first > 0:
-                first -= 1
-            else:
-                cuts, pieces = [start], [0.0]
+            cuts, pieces = [start], [0.0]
         # Tokens that share a character (byte fallback) share a piece
-        for position, value in zip(np.maximum(starts[first:last], start).tolist(), values[first:last], strict=True):
+        for position, value in zip(starts[first:last].tolist(), values[first:last], strict=True):
             if cuts and cuts[-1] == position:
                 pieces[-1] += float(value)
             else:

@@ -8,13 +8,13 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-from transformers.utils import logging
 
+from ..printing import get_logger
 from .files import ARRAY_NAME, PART_NAME
 from .store import AttributionStore
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 _REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 

@@ -5,14 +5,13 @@ import json
 import os
 from pathlib import Path
 
-from transformers.utils import logging
-
+from ..printing import get_logger
 from .locks import exclusive_run
 from .settings import StoreSettings
 from .store import AttributionStore, read_settings
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 def open_or_renew(path: str | os.PathLike, settings: StoreSettings) -> AttributionStore:

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from transformers.utils import logging
 
+from ..printing import get_logger
 from .files import (
     ARRAY_NAME,
     PART_NAME,
@@ -42,7 +42,7 @@ from .rows import SCHEMA, StoredAttribution
 from .settings import StoreSettings
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 # A store has at most this many parts, or parts of this many rows: what one damaged file costs, and open files
 _MOST_PARTS, _LEAST_ROWS = 64, 256

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate.utils import is_peft_model
 from transformers import TrainerCallback
-from transformers.utils import logging
 
 from ..attribution import attribute_traces, attribution_settings
 from ..attribution.sharing import describe_balance, share_of_rows
 from ..models import load_model, name_pad_token
 from ..models.precision import check_tf32, in_precision, split_precision, tf32_products
+from ..printing import get_logger
 from ..store import AttributionStore, exclusive_run, open_or_renew, open_store, settings_of
 from ._trl_compat import parallel_over_one_trace, without_autocast
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .sft_trainer import SegmentSelectiveSFTTrainer
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 # The underscore keeps it out of `push_to_hub`: names of traces and scores are not the model
 STORE_FOLDER = "_attributions"

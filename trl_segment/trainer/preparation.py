@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from datasets import Dataset, IterableDataset
 from datasets.fingerprint import Hasher, generate_random_fingerprint
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
-from transformers.utils import logging
 from trl import pack_dataset
 
 from .. import traces
 from ..configs import config_of
 from ..models import check_tokenizer
+from ..printing import get_logger
 from ..selection import SelectionConfig
 from ..store import KeyIndex, open_store
 from ..traces import Trace, render_prompt, row_name
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .config import SegmentSelectiveSFTConfig
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 # Everything that decides where segments lie. `datasets` knows functions of modules by their names alone: its cached
 # steps would outlive a correction of them.

@@ -12,6 +12,7 @@ from trl import SFTTrainer
 
 from ..attribution import AttributionConfig
 from ..configs import config_of
+from ..printing import printable
 from ..selection import SelectionConfig
 from ..store import StoredAttribution
 from ..traces import Trace, TraceConfig
@@ -223,7 +224,7 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             self._preparation.eval_table.fill(store, config)
         summary = self.segment_table.fill(store, config)
         self._selected = (summary, store)
-        self.accelerator.print(summary)
+        self.accelerator.print(printable(str(summary)))
         return summary
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):

@@ -2,12 +2,12 @@
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
 from ...models.sharding import gathered, is_dtensor, is_zero3
+from ...printing import get_logger
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 BASELINES = ("pad", "eos", "zero", "mean")
 

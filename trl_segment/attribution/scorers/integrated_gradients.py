@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from ...models.frozen import frozen_mode
 from ...models.inspection import slices_logits, unwrap_adapter
 from ...models.passes import EmbeddingSwap, Passes, split_target
+from ...printing import get_logger
 from ...selection import SelectionConfig, sum_over_segments
 from ..decision import SelectionSettled
 from ..memory import TOKENS_PER_PASS, USABLE, PassPlan, free_memory, plan_passes
@@ -38,7 +38,7 @@ from .base import Attribution, Scorer
 from .baselines import baseline_token, resolve_baseline
 
 
-logger = logging.get_logger(__name__)
+logger = get_logger(__name__)
 
 PATHS = ("all", "reasoning")
 STOPS = ("tolerance", "decision")
@@ -128,6 +128,11 @@ class IntegratedGradients(Scorer):
             raise ValueError(f"Unknown path {path!r}. Pass one of {', '.join(map(repr, PATHS))}.")
         if stop not in STOPS:
             raise ValueError(f"Unknown stop {stop!r}. Pass one of {', '.join(map(repr, STOPS))}.")
+        if not 0 < tolerance < 1 or not 0 <= noise_scale < float("inf"):
+            raise ValueError(
+                f"`tolerance` must be in (0, 1) and `noise_scale` finite and not negative, but {tolerance} and "
+                f"{noise_scale} were passed."
+            )
         super().__init__(model, max_tokens_per_forward)
         self.memory = memory
         # Share of the free memory that passes are planned with, and the bytes that are free

@@ -79,8 +79,10 @@ class BackwardSweep(Scorer):
         max_tokens_per_forward: int | None = None,
     ):
         rounds = self.default_rounds if rounds is None else rounds
-        if not threshold > 0:
-            raise ValueError(f"`threshold` is a loss in nats and must be positive, but {threshold} was passed.")
+        if not 0 < threshold < float("inf"):
+            raise ValueError(
+                f"`threshold` is a loss in nats and must be positive and finite, but {threshold} was passed."
+            )
         if rounds < 0:
             raise ValueError(f"`rounds` counts and cannot be negative, but {rounds} was passed.")
         super().__init__(model, max_tokens_per_forward)

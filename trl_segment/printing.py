@@ -1,6 +1,8 @@
-"""Text and numbers from anywhere, made safe to show and to write."""
+"""Text and numbers from anywhere, made safe to show and to write: what is printed, logged, and kept as JSON."""
 
+import logging
 import math
+import traceback
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -50,3 +52,43 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def get_logger(name: str) -> Any:
+    """
+    A logger of transformers whose messages can only be read, since names of rows and files stand in them.
+
+    Args:
+        name (`str`):
+            Name of the module.
+
+    Returns:
+        `logging.Logger`: The logger, with `warning_once` besides.
+    """
+    # Slow to import, and commands that log nothing need it not
+    from transformers.utils.logging import get_logger
+
+    logger = get_logger(name)
+    if not any(isinstance(known, _Printable) for known in logger.filters):
+        logger.addFilter(_Printable())
+    return logger
+
+
+class _Printable(logging.Filter):
+    def filter(self, record):
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
+
+
+def printable_traceback(error: BaseException) -> str:
+    """
+    A traceback as Python prints it, with its messages made safe.
+
+    Args:
+        error (`BaseException`):
+            An error.
+
+    Returns:
+        `str`: Lines, the last with a newline.
+    """
+    return printable("".join(traceback.format_exception(error)))
