@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     engine = load_engine(args.model_name_or_path, decoding_args, decoding)
     file = OutputFile(Path(args.dataset).with_suffix(".outputs.jsonl"), engine.settings)
     records = solve(problems, engine, decoding, decoding_args, file, "Solving")
-    with Grader() as grader:
+    with Grader(marks=problem_args.trace_config.marks) as grader:
         graded, _ = evaluate_outputs(records, grader)
     chosen, without = pick_solutions(records, graded.correct, args.pick)
     _write_rows(Path(args.dataset), chosen)
