@@ -17,5 +17,6 @@ run() {
 "$python" -c 'import torch; print(torch.cuda.get_device_name())' | tee "$folder/summary.txt" || exit 1
 run tests "$python" -m pytest tests/models/test_gpu.py -m gpu -q
 run real_model "$python" benchmarks/real_model.py --model "$model" --count 3 --dtypes float32 bfloat16 float16
+run speed "$python" benchmarks/speed.py --compile --repeats 2
 run cost "$python" benchmarks/cost.py
-cat "$folder"/real_model.txt
+cat "$folder"/speed.txt "$folder"/real_model.txt

@@ -18,10 +18,12 @@ Rules run as they are, but choose from the recorded nodes. Sections:
 - `stops`: the hybrid rule's outcome and diagnostics per trace, on every path.
 - `false`: how often paths that have no reliable integral come out as settled, with other first nodes too.
 - `repeats`: two runs on disjoint recorded nodes against each other.
+- `precision`: the same nodes in two precisions, from files named `TRACE_PRECISION_PATH.npz` (no manifest entry).
 - `consistency`: which scale of direction consistency repeats, on the hybrid's attributions.
 """
 
 import argparse
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,6 +284,44 @@ def section_consistency(groups):
             print(f"| {model}, {role} | {scale} | {beta} | " + " | ".join(f"{v:.2f}" for v in np.mean(rows, 0)) + " |")
 
 
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+
+
+def section_precision(folder: Path):
+    """Recordings whose names, `TRACE_PRECISION_PATH.npz`, differ in the precision alone, at the nodes of both."""
+    print(
+        "\n| trace, path | precisions | nodes | L1 of the difference | tok, all | tok, 32 | J free, all | J free, 32 |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    named = {}
+    for file in sorted(folder.glob("*.npz")):
+        trace, precision, *path = file.stem.split("_")
+        if precision in PRECISIONS and path[-1] != "reference":
+            named.setdefault((trace, " ".join(path)), {})[precision] = file
+    for (trace, path), files in named.items():
+        for finer, coarser in itertools.combinations([p for p in PRECISIONS if p in files], 2):
+            first, second = (Recording.load(files[p]) for p in (finer, coarser))
+            shared = np.intersect1d(first.nodes, second.nodes)
+            if len(shared) < 32:
+                continue
+            pair = [r.path(shared) for r in (first, second)]
+            ours, theirs = (np.array([e.integrand for e in r.at(shared)]) for r in (first, second))
+            off = np.abs(theirs - ours).sum() / np.abs(ours).sum()
+            cells = []
+            for attributions in (
+                [p.plain() for p in pair],
+                [midpoint(r, 32) for r in (first, second)],
+            ):
+                tok = np.corrcoef(*attributions)[0, 1]
+                same = jaccard(*(kept(a, first.segments, ends=False) for a in attributions))
+                cells.append((f"{tok:.2f}", f"{same:.2f}" if len(first.segments) > 3 else "–"))
+            toks, kepts = zip(*cells, strict=True)
+            print(
+                f"| {trace}, {path} | {finer}, {coarser} | {len(shared)} | {off:.0%} | {' | '.join(toks)} | "
+                f"{' | '.join(kepts)} |"
+            )
+
+
 SECTIONS = {
     "rules": section_rules,
     "stops": section_stops,
@@ -294,7 +334,7 @@ SECTIONS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recorded", type=Path, required=True, help="Folder of recordings with its manifest.json.")
-    parser.add_argument("--section", nargs="*", choices=list(SECTIONS), default=list(SECTIONS))
+    parser.add_argument("--section", nargs="*", choices=[*SECTIONS, "precision"], default=list(SECTIONS))
     parser.add_argument("--role", choices=["tuning", "judging"], help="Only these recordings. All by default.")
     arguments = parser.parse_args()
     groups = {}
@@ -309,9 +349,12 @@ def main():
             reference = full.plain()
             recording.ceiling = agreement(full.half(0).plain(), full.half(1).plain(), recording.segments)
         groups.setdefault((row["model"], row["role"], row["path"]), []).append((recording, reference))
-    for name in arguments.section:
+    for name in [name for name in arguments.section if name in SECTIONS]:
         print(f"\n## {name}")
         SECTIONS[name](groups)
+    if "precision" in arguments.section:
+        print("\n## precision")
+        section_precision(arguments.recorded)
 
 
 if __name__ == "__main__":

@@ -220,7 +220,9 @@ def preparation_row(traces, tokenizer, repeats, folder):
     options = {"max_length": 16384}
     # As our trainer renders these rows
     reader = TraceReader(TraceConfig(), segmenter=None, answer_func=None, text_column="text", formatting_func=None)
-    rendered = [render_verbatim(question_to_messages(row, reader), tokenizer, reader) for row in rows]
+    rendered = [
+        render_verbatim(question_to_messages(row, i, reader), i, tokenizer, reader) for i, row in enumerate(rows)
+    ]
     theirs = Dataset.from_list(rendered)
     seconds = []
     for index in range(-1, repeats):

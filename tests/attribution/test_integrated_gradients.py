@@ -202,7 +202,8 @@ def test_nodes_run_together_or_alone_give_the_same():
         together = {1: 1, 19: 1, 62: 3, 10**6: 8}[budget]
         rows = [batch for batch, length in seen]
         assert all(length == 19 for _, length in seen)
-        assert max(rows) == together and sum(rows) == 8 + 2
+        # Both ends, and once for a scorer whether the embeddings are all that the model reads
+        assert max(rows) == together and sum(rows) == 8 + 2 + 1
     handle.remove()
     for result in results.values():
         close(result.tokens, results[1].tokens, 1e-6)
@@ -361,7 +362,7 @@ def test_only_answer_positions_get_logits():
     seen = []
     model.lm_head.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
     IntegratedGradients(model, "midpoint", 4, max_tokens_per_forward=1, path="all").attribute(IDS, TARGET)
-    assert seen == [3] * 6  # 4 nodes, F(input), F(baseline)
+    assert seen == [3] * 7  # 4 nodes, F(input) twice, F(baseline)
 
 
 def test_model_without_logits_to_keep_works_and_is_warned_of(logged):

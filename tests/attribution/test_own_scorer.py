@@ -98,7 +98,7 @@ def test_traces_are_attributed_stored_and_selected_with_it(defined, model, token
     # Learnt from the first two, and kept beside the scores
     rows = [store[trace.key] for _, trace in traces(4)]
     usual = np.mean([tokens for row in rows[:2] for tokens in row.num_tokens])
-    assert json.loads((tmp_path / "usual.json").read_text()) == [usual]
+    assert json.loads((tmp_path / "array-usual.json").read_text())["values"] == [usual]
     for row in AttributionStore(tmp_path).values():
         assert row.scores == [max(tokens / usual - 0.5, 0.0) for tokens in row.num_tokens]
         assert (row.sum_abs, row.sum_signed, row.f_input, row.f_baseline) == (None, None, -1.0, None)
@@ -109,7 +109,7 @@ def test_traces_are_attributed_stored_and_selected_with_it(defined, model, token
     # What was learnt is not learnt again from other traces
     again, _ = attribute(model, tokenizer, tmp_path, 6)
     assert (again.reused, again.attributed) == (4, 2)
-    assert json.loads((tmp_path / "usual.json").read_text()) == [usual]
+    assert json.loads((tmp_path / "array-usual.json").read_text())["values"] == [usual]
 
 
 def test_its_options_and_no_others_keep_runs_apart(defined, model, tokenizer, tmp_path):

@@ -8,6 +8,7 @@ from helpers import REPOSITORY
 
 from trl_segment.cli.arguments import ModelArguments, StoreArguments, StreamingDatasetArguments
 from trl_segment.cli.evaluate import EvaluateArguments
+from trl_segment.cli.faithfulness import FaithfulnessArguments
 from trl_segment.cli.generate import GenerateArguments, SamplingArguments
 from trl_segment.cli.inspect import InspectArguments
 from trl_segment.cli.quality import QualityArguments
@@ -36,6 +37,7 @@ CASES = [
     *(("Choosing thresholds", field) for field in own_options(TuneArguments)),
     *(("Choosing thresholds", field) for field in own_options(TuneStoreArguments, StoreArguments)),
     *(("A selection against known roles", field) for field in own_options(QualityArguments)),
+    *(("Does a selection beat chance?", field) for field in own_options(FaithfulnessArguments)),
     *(("Looking at a trace", field) for field in own_options(InspectArguments)),
     *(("Looking at a dataset", field) for field in own_options(ReportArguments)),
     *(("What all commands share", field) for field in own_options(StreamingDatasetArguments)),

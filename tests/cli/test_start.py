@@ -12,7 +12,19 @@ from trl_segment.cli import main as cli
 
 
 WORLD = REPOSITORY / "examples" / "tiny_world"
-COMMANDS = ("attribute", "merge", "sft", "evaluate", "generate", "inspect", "report", "quality", "tune", "demo")
+COMMANDS = (
+    "attribute",
+    "merge",
+    "sft",
+    "evaluate",
+    "generate",
+    "inspect",
+    "report",
+    "quality",
+    "faithfulness",
+    "tune",
+    "demo",
+)
 
 # As if torch was not installed
 _WITHOUT_TORCH = """
@@ -55,7 +67,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("command", ["merge", "inspect", "report", "quality", "tune", "evaluate", "generate", "demo"])
+@pytest.mark.parametrize(
+    "command", ["merge", "inspect", "report", "quality", "faithfulness", "tune", "evaluate", "generate", "demo"]
+)
 def test_help_needs_neither_torch_nor_datasets(command):
     shown = run([command, "--help"], forbidden=("torch", "datasets"))
     assert len(shown.splitlines()) <= 55

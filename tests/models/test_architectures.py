@@ -251,11 +251,10 @@ def test_four_bit_weights(tmp_path):
 
 
 def is_checkpointed(model):
+    """Whether every layer is recomputed."""
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     assert layers
-    states = {"forward" in layer.__dict__ for layer in layers}
-    assert len(states) == 1
-    return states.pop()
+    return all("forward" in layer.__dict__ for layer in layers)
 
 
 def record_forwards(model):
@@ -306,7 +305,8 @@ def test_checkpointing_really_recomputes():
         calls.clear()
         ours(model, evaluations=4, max_tokens_per_forward=budget)
         counts[budget] = len(calls)
-    assert counts == {23: 4 + 2, 22: 2 * 4 + 2}
+    # F of the input and of the baseline, and the one pass that looks for a second way in which a model reads tokens
+    assert counts == {23: 4 + 3, 22: 2 * 4 + 3}
 
 
 def test_checkpointing_puts_a_wrapped_forward_back():
@@ -361,10 +361,13 @@ def test_out_of_memory_halves_the_budget(monkeypatch, rule, rows):
 def test_out_of_memory_with_one_row_checkpoints(monkeypatch):
     model = make_model("qwen2").train()
     expected = ours(model)
-    limit_memory(monkeypatch, model, limit=22, checkpointed_limit=23)
+    sizes = limit_memory(monkeypatch, model, limit=22, checkpointed_limit=23)
     engine = IntegratedGradients(model, "midpoint", 8, baseline=BASELINE, path="all")
     assert distance(engine.attribute(IDS, TARGET, SEGMENTS).tokens, expected) <= 1e-5
-    assert engine.max_tokens_per_forward < 23
+    # Each failure halves what is planned: with none, then with some, then with every layer recomputed
+    assert 8 < len(sizes) <= 8 + 3
+    engine.attribute(IDS, TARGET, SEGMENTS)
+    assert len(sizes) <= 16 + 3
     assert model.training and not is_checkpointed(model)
     # A shorter trace may still fit uncheckpointed
     shorter = engine.attribute(IDS[-8:], (5, 8), [(0, 3)])

@@ -9,7 +9,11 @@ import torch
 from helpers import tiny_model, tiny_tokenizer
 
 from trl_segment.attribution import IntegratedGradients
+from trl_segment.attribution.cost import activation_bytes, embedding_bytes
+from trl_segment.attribution.memory import USABLE, free_memory
 from trl_segment.models import Passes
+from trl_segment.models.compiled import compiled_layers
+from trl_segment.models.precision import in_precision, precision_of, tf32_products
 
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")]
@@ -41,11 +45,8 @@ def test_precisions(dtype, least, expected):
 
 
 def test_tensor_float_32(expected):
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
+    with tf32_products(True):
         assert cosine(engine().attribute(IDS, TARGET, SEGMENTS), expected) > 0.999
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flash_attention_2"])
@@ -82,6 +83,61 @@ def test_out_of_memory_is_survived_with_a_smaller_budget(monkeypatch, expected):
     monkeypatch.setattr(Passes, "gradients", once)
     assert cosine(tried.attribute(IDS, TARGET, SEGMENTS), expected) > 0.9999
     assert failed
+
+
+def test_passes_are_planned_from_the_free_memory(expected, monkeypatch):
+    """Nodes run together where there is room; a budget under one node recomputes as few layers as it can."""
+    plans, gradients = [], Passes.gradients
+    monkeypatch.setattr(
+        Passes,
+        "gradients",
+        lambda self, nodes, real, base, layers: (
+            plans.append((len(nodes), layers)) or gradients(self, nodes, real, base, layers)
+        ),
+    )
+    assert free_memory(torch.device("cuda")) > 2**28
+    assert cosine(engine().attribute(IDS, TARGET, SEGMENTS), expected) > 0.9999
+    assert plans == [(8, 0)]
+    plans.clear()
+    config = tiny_model(tiny_tokenizer()).config
+    node = float(activation_bytes(config, 79, 4) + embedding_bytes(config, 79, 4))
+    assert cosine(engine(memory=int(node)).attribute(IDS, TARGET, SEGMENTS), expected) > 0.9999
+    assert {nodes for nodes, _ in plans} == {1} and {layers for _, layers in plans} == {1}
+
+
+@pytest.mark.parametrize("tokens", [512, 2048])
+def test_a_pass_takes_the_memory_that_was_planned(tokens):
+    """The allocator's peak of a pass over a wide layer stack, against the plan's bytes."""
+    model = tiny_model(
+        tiny_tokenizer(), hidden_size=512, intermediate_size=2048, num_hidden_layers=8, max_position_embeddings=4096
+    ).to(device="cuda", dtype=torch.bfloat16)
+    ids = np.arange(3, 3 + tokens) % 120
+    sequence = ids, (tokens - 4, tokens), [(10, tokens // 2), (tokens // 2, tokens - 10)]
+    tried = IntegratedGradients(model, rule="midpoint", evaluations=2, max_tokens_per_forward=tokens)
+    tried.attribute(*sequence)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    tried.attribute(*sequence)
+    taken = torch.cuda.max_memory_allocated() - before
+    planned = activation_bytes(model.config, tokens, 2) + embedding_bytes(model.config, tokens, 2)
+    assert taken < planned / USABLE
+
+
+def test_compiled_layers(expected):
+    """Two lengths, one compilation; attributions as without."""
+    tried = engine()
+    with compiled_layers(tried.model):
+        assert cosine(tried.attribute(IDS, TARGET, SEGMENTS), expected) > 0.9999
+        tried.attribute(IDS[:60], (56, 60), SEGMENTS[:2])
+
+
+@pytest.mark.parametrize("precision", ["tf32", "float32", "float16", "bfloat16"])
+def test_a_model_computes_in_another_precision_and_is_then_as_before(precision, expected):
+    tried = engine(dtype=torch.bfloat16)
+    with in_precision(tried.model, precision):
+        assert precision_of(tried.model) == precision
+        assert cosine(tried.attribute(IDS, TARGET, SEGMENTS), expected) > 0.98
+    assert precision_of(tried.model) == "bfloat16"
 
 
 def test_quantized_weights(tmp_path, expected):

@@ -225,8 +225,25 @@ def test_segmenter_of_the_config_and_callable():
 
 
 @pytest.mark.parametrize(
-    "row", [{}, {"question": "q"}, {"prompt": "p"}, {"input": "a", "output": "b"}, {"text": None}]
+    ("row", "problem"),
+    [
+        ({"text": None}, "no text"),
+        ({"prompt": "p", "completion": None}, "no completion"),
+        ({"prompt": None, "completion": None}, "no prompt and completion"),
+        ({"messages": []}, "no messages"),
+        ({"messages": None}, "no messages"),
+        ({"conversations": None}, "no conversations"),
+        ({"question": None, "solution": "s"}, "no question"),
+        ({"problem": "", "solution": "s"}, "no question"),
+        ({"question": "q", "solution": None}, "no solution"),
+        ({"prompt": "p", "completion": [{"role": "assistant", "content": "s"}]}, "'prompt' is text and"),
+    ],
 )
+def test_an_empty_field_is_a_problem_of_its_row_alone(row, problem):
+    assert build_trace({**row, "answer": "5"}).problem.startswith(problem)
+
+
+@pytest.mark.parametrize("row", [{}, {"question": "q"}, {"prompt": "p"}, {"input": "a", "output": "b"}])
 def test_unknown_format_names_the_columns(row):
     with pytest.raises(ValueError, match="not in a format that can be read") as error:
         build_trace(row)

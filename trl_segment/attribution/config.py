@@ -63,7 +63,10 @@ class AttributionConfig(TraceConfig):
             `"mean"` embedding, or `"zero"`.
         attribution_max_tokens (`int`, *optional*):
             Token budget of one forward pass: as many nodes of a trace run together as fit, a longer trace runs alone
-            with gradient checkpointing. Defaults to 16,384 on an accelerator and one node a pass on CPU.
+            with gradient checkpointing. By default passes are planned from the model's shape and the free memory.
+        attribution_compile (`bool`, *optional*):
+            Whether decoder layers run through `torch.compile`. By default on CUDA for 64 traces or more: compiling
+            takes about a minute. Only for scorers that differentiate.
         answer_template (`str`, *optional*):
             Text behind the reasoning in the attributed sequence; `{answer}` stands for the answer. Defaults to the
             paper's `</think> So, the final answer is \boxed{{answer}}`.
@@ -142,8 +145,12 @@ class AttributionConfig(TraceConfig):
         default=None,
         metadata={
             "help": "Token budget of one forward pass of the attribution: nodes that fit run together, a longer trace "
-            "runs with gradient checkpointing. Default: 16384 on an accelerator, one node a pass on CPU."
+            "runs with gradient checkpointing. By default planned from the model's shape and the free memory."
         },
+    )
+    attribution_compile: bool | None = field(
+        default=None,
+        metadata={"help": "Run decoder layers through torch.compile. By default on CUDA for 64 traces or more."},
     )
     answer_template: str = field(
         default=ANSWER_TEMPLATE,

@@ -252,13 +252,60 @@ def activation_bytes(
         `np.ndarray`: Bytes, shape (passes,).
     """
     text = model_config.get_text_config()
+    tokens = np.asarray(tokens, dtype=np.float64)
+    layer = layer_bytes(model_config, tokens, bytes_per_number)
+    if not checkpointing:
+        return text.num_hidden_layers * layer
+    return text.num_hidden_layers * bytes_per_number * text.hidden_size * tokens + layer
+
+
+def layer_bytes(
+    model_config: PreTrainedConfig, tokens: int | np.ndarray, bytes_per_number: float = 2
+) -> float | np.ndarray:
+    """
+    What one decoder layer keeps for its backward pass, see [`activation_bytes`].
+
+    Args:
+        model_config ([`~transformers.PreTrainedConfig`]):
+            Gives the widths. `eager` attention keeps a matrix of tokens by tokens for each head besides.
+        tokens (`int` or `np.ndarray`):
+            Tokens of each pass.
+        bytes_per_number (`float`, *optional*, defaults to `2`):
+            Bytes of an activation.
+
+    Returns:
+        `float` or `np.ndarray`: Bytes.
+    """
+    text = model_config.get_text_config()
     width, key_heads = text.hidden_size, getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     mlp = getattr(text, "intermediate_size", None) or 4 * width
     attention = 2 * _attention_width(text) + 2 * key_heads * (_attention_width(text) // text.num_attention_heads)
-    layer = 8 * width + bytes_per_number * (attention + 3 * mlp)
-    layers = text.num_hidden_layers
-    per_token = layers * bytes_per_number * width + layer if checkpointing else layers * layer
-    return np.asarray(tokens, dtype=np.float64) * per_token
+    kept = tokens * (8 * width + bytes_per_number * (attention + 3 * mlp))
+    if getattr(text, "_attn_implementation", None) == "eager":
+        # The softmax, which is made in float32, and its copy where the model's precision is another
+        kept = kept + text.num_attention_heads * tokens**2 * (4 + bytes_per_number * (bytes_per_number < 4))
+    return kept
+
+
+def embedding_bytes(
+    model_config: PreTrainedConfig, tokens: int | np.ndarray, bytes_per_number: float = 2
+) -> float | np.ndarray:
+    """
+    What a node needs at the ends of the model: its place on the path and its gradient, in float32 and in the model's
+    precision.
+
+    Args:
+        model_config ([`~transformers.PreTrainedConfig`]):
+            Gives the width.
+        tokens (`int` or `np.ndarray`):
+            Tokens of each pass.
+        bytes_per_number (`float`, *optional*, defaults to `2`):
+            Bytes of an activation.
+
+    Returns:
+        `float` or `np.ndarray`: Bytes.
+    """
+    return tokens * model_config.get_text_config().hidden_size * (4 * 4 + 2 * bytes_per_number)
 
 
 def _attention_width(text_config) -> int:

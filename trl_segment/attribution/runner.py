@@ -1,5 +1,6 @@
 """Attribute many traces into a store."""
 
+import contextlib
 import itertools
 import time
 from collections.abc import Iterable
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..models.compiled import compiled_layers, should_compile
 from ..models.passes import wait_for_others
 from ..progress import progress_bar, show_rate
 from ..selection import ReliabilityCount, SelectionConfig
@@ -91,7 +93,7 @@ def attribute_traces(
         store ([`AttributionStore`]):
             Opened with [`attribution_settings`] of the same three. Written as the run goes.
         total (`int`, *optional*):
-            Number of traces, for the progress bar.
+            Number of traces, for the progress bar, and to know whether compiling pays.
         progress (`bool`, *optional*):
             Whether to show one. By default on a terminal.
         selection ([`~trl_segment.SelectionConfig`], *optional*):
@@ -106,9 +108,13 @@ def attribute_traces(
     learn_from(scorer, [trace for _, trace in first], tokenizer, config, store)
     summary = AttributionSummary()
     seen = set()
-    tokens, began = 0, time.perf_counter()
+    tokens, began, fits = 0, time.perf_counter(), False
     bar = progress_bar(itertools.chain(first, traces), "Attributing", total=total, shown=progress)
-    try:
+    compiled = scorer.token_attributions and should_compile(model, config.attribution_compile, total)
+    with contextlib.ExitStack() as stack:
+        layers = stack.enter_context(compiled_layers(model)) if compiled else None
+        # Also when a trace fails
+        stack.callback(store.flush)
         for name, trace in bar:
             summary.traces += 1
             row = store.get(trace.key)
@@ -116,7 +122,7 @@ def attribute_traces(
                 summary.repeated += trace.key in seen
                 summary.reused += trace.key not in seen
             else:
-                row = _attribute(name, trace, scorer, tokenizer, config)
+                row = _attribute(name, trace, scorer, tokenizer, config, layers, first=not fits)
                 store.add(row)
                 summary.attributed += row.problem is None
                 summary.evaluations += row.evaluations
@@ -125,13 +131,12 @@ def attribute_traces(
             if trace.key not in seen:
                 summary.reliability.add(name, row.reliability)
             seen.add(trace.key)
+            fits |= row.problem is None
             if trace.note is not None:
                 summary.notes.setdefault(trace.note, []).append(name)
             if row.problem is not None:
                 summary.skipped.setdefault(row.problem, []).append(name)
         summary.seconds = time.perf_counter() - began
-    finally:
-        store.flush()
     wait_for_others(model, scorer.lockstep)
     skipped = sum(map(len, summary.skipped.values()))
     if skipped:
@@ -194,12 +199,33 @@ def learn_from(
         scorer.learn([sequence for sequence in sequences if sequence is not None], store)
 
 
-def _attribute(name, trace, scorer, tokenizer, config) -> StoredAttribution:
-    sequence, problem = sequence_of(trace, tokenizer, scorer.model.config, config)
+def _score(scorer, sequence, layers):
+    """The scores of a sequence, and without compiled layers if compiling fails."""
+    arguments = (sequence.input_ids, sequence.target, sequence.segments)
+    try:
+        return scorer.attribute(*arguments)
+    except Exception as error:
+        if layers is None or not layers.caused(error):
+            raise
+        layers.undo()
+        reason = " ".join(str(error).split()[:40])
+        logger.warning(f"The model's layers could not be compiled and run as they are: {reason}")
+    return scorer.attribute(*arguments)
+
+
+def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> StoredAttribution:
+    try:
+        sequence, problem = sequence_of(trace, tokenizer, scorer.model.config, config)
+    except Exception as error:
+        # Templates raise whatever they like. Before one trace has gone well it is the tokenizer that does not fit.
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        if first:
+            raise ValueError(f"{name}: {kind}{error}") from error
+        problem = f"it cannot be rendered ({kind}{error})"
     if problem is not None:
         return StoredAttribution(key=trace.key, name=name, problem=problem)
     try:
-        result = scorer.attribute(sequence.input_ids, sequence.target, sequence.segments)
+        result = _score(scorer, sequence, layers)
     except MemoryError as error:
         least = activation_bytes(scorer.model.config, len(sequence.input_ids), scorer.model.dtype.itemsize, True)
         raise MemoryError(
@@ -210,6 +236,8 @@ def _attribute(name, trace, scorer, tokenizer, config) -> StoredAttribution:
         problem = "the attributions are not finite (NaN or infinite)"
         return StoredAttribution(key=trace.key, name=name, problem=problem)
     segments, reliability = result.segments, result.reliability
+    if (segments.strength < 0).any():
+        return StoredAttribution(key=trace.key, name=name, problem="the scorer gave a negative strength")
     return StoredAttribution(
         key=trace.key,
         name=name,

@@ -6,6 +6,8 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.inspection import adapter_fingerprint, config_fingerprint, tokenizer_fingerprint, weights_fingerprint
+from ..models.loading import check_tokenizer
+from ..models.precision import precision_of
 from ..models.sharding import check_sharding
 from ..selection import SelectionConfig
 from ..store import CUSTOM_SEGMENTER, StoreSettings
@@ -48,9 +50,10 @@ def attribution_settings(
 
     Raises:
         `NotImplementedError`: If FSDP1 has wrapped the model.
-        `ValueError`: If the model has no token that serves as the baseline.
+        `ValueError`: If the model has no token that serves as the baseline, or the tokenizer knows no text.
     """
     check_sharding(model)
+    check_tokenizer(tokenizer)
     if "baseline" in SCORERS[config.attribution_scorer].options:
         resolve_baseline(model, config.attribution_baseline)  # refuses what the model does not have
     return _settings(
@@ -61,7 +64,7 @@ def attribution_settings(
         segmenter,
         selection,
         weights=weights_fingerprint(model),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=precision_of(model),
         adapter=adapter_fingerprint(model) if adapter else "off",
     )
 

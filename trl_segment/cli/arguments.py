@@ -130,7 +130,7 @@ class LoadingArguments:
 
         Args:
             dtype (`str`, *optional*, defaults to `"auto"`):
-                Precision of the weights; `"auto"` is that of the checkpoint.
+                Precision of the weights; `"auto"` is that of the checkpoint. `"tf32"` is for the whole process.
 
         Returns:
             `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: Model and tokenizer.
@@ -138,7 +138,11 @@ class LoadingArguments:
         from trl import get_quantization_config
 
         from ..models import load_model
+        from ..models.precision import split_precision, use_tf32
 
+        dtype, tf32 = split_precision(dtype)
+        if tf32:
+            use_tf32()
         return load_model(
             self.model_name_or_path,
             revision=self.model_revision,
@@ -157,10 +161,11 @@ class ModelArguments(LoadingArguments):
 
     Parameters:
         dtype (`str`, *optional*, defaults to `"float32"`):
-            Precision of the weights: `"auto"` (that of the checkpoint), `"bfloat16"`, `"float16"` or `"float32"`.
+            Precision of the weights: `"auto"` (that of the checkpoint), `"bfloat16"`, `"float16"` or `"float32"`; or
+            `"tf32"`, float32 weights whose products an NVIDIA GPU makes in TF32.
     """
 
     dtype: str | None = field(
         default="float32",
-        metadata={"help": "Precision of the weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+        metadata={"help": "Precision of the weights.", "choices": ["auto", "bfloat16", "float16", "float32", "tf32"]},
     )

@@ -105,6 +105,8 @@ def _refuse_idle(parser: CommandParser, config: AttributionConfig) -> None:
     """Refuse options that the scorer does not read."""
     scorer = config.attribution_scorer
     read = {f"attribution_{name}" for name in (*SCORERS[scorer].options, "scorer", "max_tokens", "strict", "preset")}
+    if SCORERS[scorer].token_attributions:
+        read.add("attribution_compile")
     parser.refuse(
         {entry.name for entry in fields(AttributionConfig) if entry.name.startswith("attribution_")} - read,
         f"on --attribution_scorer {scorer}",
@@ -135,9 +137,13 @@ def _attribute(parser, data_args, args, config, selection, model_args, state) ->
         part, parts = (shard - 1) + shards * state.process_index, shards * state.num_processes
         total, rows = None, _every(dataset, part, parts)
     else:
-        mine = share_of_rows(range(shard - 1, len(dataset), shards), lambda index: read(dataset[index]), store)
+
+        def trace_of(index):
+            return read(dataset[index], row_name(dataset[index], index))
+
+        mine = share_of_rows(range(shard - 1, len(dataset), shards), trace_of, store)
         total, rows = len(mine), ((index, dataset[index]) for index in mine)
-    traces = ((row_name(row, index), read(row)) for index, row in rows)
+    traces = ((name, read(row, name)) for name, row in ((row_name(row, index), row) for index, row in rows))
     progress = args.progress if state.is_main_process else False
     summary = attribute_traces(traces, model, tokenizer, config, store, total, progress, selection)
     skipped = sum(map(len, summary.skipped.values()))

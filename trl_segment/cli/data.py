@@ -1,12 +1,11 @@
 """Read the dataset and the store that a command line names."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..store import AttributionStore, StoredAttribution, open_store
-from ..traces import Trace, TraceConfig, build_trace, describe_segmenter, load_segmenter, row_name
+from ..traces import Trace, TraceConfig, build_trace, describe_segmenter, load_segmenter, naming_errors, row_name
 from .arguments import DatasetArguments
 from .errors import UserError
 from .output import reasons, say
@@ -83,7 +82,7 @@ def load_train_split(args: DatasetArguments, streaming: bool = False):
     return splits[split]
 
 
-def trace_reader(config: TraceConfig, text_column: str) -> Callable[[Mapping[str, Any]], Trace]:
+def trace_reader(config: TraceConfig, text_column: str) -> Callable[[Mapping[str, Any], str], Trace]:
     """
     A function that reads rows. A segmenter of the user's is loaded once and not for each row.
 
@@ -94,10 +93,15 @@ def trace_reader(config: TraceConfig, text_column: str) -> Callable[[Mapping[str
             Column of the language-modeling format.
 
     Returns:
-        `Callable`: Takes a row, returns its [`~trl_segment.Trace`].
+        `Callable`: Takes a row and its name, which errors then tell, and returns its [`~trl_segment.Trace`].
     """
     segmenter = load_segmenter(config.segmenter) if ":" in config.segmenter else None
-    return functools.partial(build_trace, config=config, segmenter=segmenter, text_column=text_column)
+
+    def read(row: Mapping[str, Any], name: str) -> Trace:
+        with naming_errors(name):
+            return build_trace(row, config, segmenter, text_column=text_column)
+
+    return read
 
 
 class FoundRow(NamedTuple):
@@ -171,8 +175,11 @@ class StoreReader:
         Returns:
             [`FoundRow`]: The row, its trace and its stored scores.
         """
-        trace = self._read(row)
-        return FoundRow(name, row, trace, self.store.get(trace.key))
+        trace = self._read(row, name)
+        stored = self.store.get(trace.key)
+        if stored is not None and trace.problem is None:
+            stored.check_segments(len(trace.segments), name)
+        return FoundRow(name, row, trace, stored)
 
     def all(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[FoundRow]:
         """

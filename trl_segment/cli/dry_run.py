@@ -12,6 +12,7 @@ from ..attribution.cost import H100_TFLOPS, count_weights, estimate_cost, forwar
 from ..attribution.plan import plan_attribution
 from ..configs import config_of
 from ..models import load_config, load_tokenizer
+from ..models.precision import split_precision
 from ..progress import progress_bar
 from ..selection import SelectionConfig, select
 from ..store import AttributionStore, open_store
@@ -48,7 +49,7 @@ def plan_attribute(data_args, args, config: AttributionConfig, selection: Select
     dataset = load_train_split(data_args, data_args.dataset_streaming)
     read = trace_reader(config, data_args.dataset_text_field)
     _say_attribution(
-        ((row_name(row, index), read(row)) for index, row in enumerate(dataset)),
+        ((name, read(row, name)) for name, row in _named(dataset)),
         None if data_args.dataset_streaming else len(dataset),
         *_load(
             model_args.model_name_or_path,
@@ -87,7 +88,7 @@ def plan_sft(dataset, training_args, model_args, devices: int = 1) -> None:
     )
     read = trace_reader(attribution, args.dataset_text_field)
     rows = progress_bar(dataset, "Counting tokens", total=len(dataset))
-    traces = [(row_name(row, index), read(row)) for index, row in enumerate(rows)]
+    traces = [(name, read(row, name)) for name, row in _named(rows)]
     lengths = [_training_tokens(trace, tokenizer) for _, trace in traces]
     longest = args.max_length or max(lengths)
     trained = [min(length, longest) for length in lengths]
@@ -111,10 +112,14 @@ def plan_sft(dataset, training_args, model_args, devices: int = 1) -> None:
         else:
             say("When training begins, the model attributes the traces:")
             parts = config, tokenizer
-        dtype = model_args.dtype if other is None else args.attribution_dtype
+        dtype = model_args.dtype if other is None and args.attribution_dtype == "auto" else args.attribution_dtype
         run = SimpleNamespace(path=None, selection=selection, dtype=dtype, devices=devices)
         _say_attribution(iter(traces), len(traces), *parts, attribution, run)
     _say_training(trained, longest, config, args, model_args, devices)
+
+
+def _named(rows):
+    return ((row_name(row, index), row) for index, row in enumerate(rows))
 
 
 def _say_training(trained, longest, config, args, model_args, devices):
@@ -223,5 +228,6 @@ def _load(name, revision, trust_remote_code, chat_template_path):
 
 
 def _bytes_per_number(config, dtype) -> int:
+    dtype, _ = split_precision(dtype)
     dtype = getattr(torch, dtype, None) if dtype not in (None, "auto") else config.dtype
     return (dtype or torch.float32).itemsize

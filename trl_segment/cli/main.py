@@ -19,6 +19,7 @@ _COMMANDS = {
     "inspect": "Show one trace, in the terminal or as a page: its segments, their scores, kept or dropped",
     "report": "Write a page with figures on a selection's effect on a whole dataset",
     "quality": "Compare the selection with known roles of segments",
+    "faithfulness": "Compare a selection with random segments of the same share: sufficiency, necessity",
     "tune": "Sweep the thresholds over stored scores, or compare stores",
     "demo": "Run all of it on a small model and the traces of a toy world",
 }
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     if not words or words[0] in ("-h", "--help"):
         print("usage: trl-segment COMMAND [options]\n\ncommands:")
         for name, purpose in _COMMANDS.items():
-            print(f"  {name:<10} {purpose}")
+            print(f"  {name:<12} {purpose}")
         print(
             "\n`trl-segment COMMAND --help` lists a command's options, `--config FILE.yaml` reads them from a file, "
             "and `--traceback` shows where an error came from."

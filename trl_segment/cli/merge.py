@@ -45,9 +45,11 @@ def main(argv: list[str] | None = None) -> None:
     (args,) = parser.parse(argv)
     parser.require("stores", args.stores, "the stores to read")
     sources = [AttributionStore(path) for path in args.stores]
+    # Before anything is written, the settings of a new store among it: either all go together or none
+    for source in sources[1:]:
+        sources[0].check_mergeable(source)
     with exclusive_run(args.attributions):
         merged = AttributionStore(args.attributions, sources[0].settings)
-        # Before anything is written: either all go together or none
         for source in sources:
             merged.check_mergeable(source)
         for source in sources:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..report.text import printable
+from ..report.text import json_ready, printable
 
 
 def say(*lines: str) -> None:
@@ -76,8 +76,8 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         path (`str` or `os.PathLike`):
             File. Its folder is made if there is none.
         value (`Any`):
-            JSON-compatible.
+            Dictionaries, sequences, arrays, strings, numbers, `None`. What is not finite becomes `null`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(json_ready(value), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,13 +1,17 @@
 """`trl-segment report`: the effect of a selection on a whole dataset, as a page with figures."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
+from ..evaluation.faithfulness import describe_faithfulness
+from ..evaluation.gains import CONFIDENCES
 from ..progress import progress_bar
 from ..selection import SelectionConfig
 from ..store import open_store
-from .arguments import StoreArguments, StreamingDatasetArguments
+from .arguments import ModelArguments, StoreArguments, StreamingDatasetArguments
 from .data import StoreReader, load_train_split
 from .errors import UserError
+from .faithfulness import Measurement, MeasurementArguments
 from .output import count, say
 from .parser import CommandParser, Group
 
@@ -33,8 +37,10 @@ def make_parser() -> CommandParser:
         Group("store", StoreArguments),
         Group("dataset: without one the report is on the store alone, which holds no text", StreamingDatasetArguments),
         Group("output", ReportArguments),
-        # Training alone reads `transition`, and a draw at random is refused below
-        Group("selection", SelectionConfig, without=("transition", "seed")),
+        Group("model: with one the report compares the selection with random segments", ModelArguments, brief=True),
+        Group("how that is measured, with a model", MeasurementArguments),
+        # The seed draws the random segments that the selection is compared with
+        Group("selection", SelectionConfig, without=("transition",)),
     )
 
 
@@ -47,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
             Arguments. Defaults to those of the process.
     """
     parser = make_parser()
-    store_args, data_args, args, selection = parser.parse(argv)
+    store_args, data_args, args, model_args, measurement_args, selection = parser.parse(argv)
     if selection.selection in ("random", "all"):
         parser.error(f"--selection {selection.selection} does not depend on the scores, and the report is on them")
     try:
@@ -56,6 +62,11 @@ def main(argv: list[str] | None = None) -> None:
     except ImportError as error:
         raise UserError(f"the report needs {error.name}. Install it: pip install jinja2 matplotlib") from error
     name, dataset_name = store_args.attributions, data_args.dataset_name
+    if model_args.model_name_or_path is None:
+        options = (*fields(ModelArguments), *fields(MeasurementArguments))
+        parser.refuse({"seed", *(option.name for option in options)}, "without --model_name_or_path")
+    elif not dataset_name:
+        parser.error("--model_name_or_path needs --dataset_name: the store holds no text for the model to read")
     if dataset_name:
         reader = StoreReader(name, data_args.dataset_text_field, store_args.segmenter)
         store = reader.store
@@ -69,10 +80,15 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(
             f"the store at {name!r} holds no trace. Run `trl-segment attribute` with it as --attributions first."
         )
+    measurement = None
     if dataset_name:
         dataset = load_train_split(data_args, data_args.dataset_streaming)
         total = None if data_args.dataset_streaming else len(dataset)
-        rows = ((row.name, row.trace, row.stored, row.row.get("roles")) for row in reader.all(dataset))
+        found = reader.all(dataset)
+        if model_args.model_name_or_path is not None:
+            measurement = Measurement(reader, selection, measurement_args, model_args, Path(args.output_dir))
+            found = measurement.watch(found, None if total is None else measurement_args.spread(total))
+        rows = ((row.name, row.trace, row.stored, row.row.get("roles")) for row in found)
     else:
         total, rows = len(store), ((row.name, None, row, None) for row in store.values())
     statistics = collect_statistics(progress_bar(rows, "Reading", total=total), selection)
@@ -83,6 +99,10 @@ def main(argv: list[str] | None = None) -> None:
             f"holds {count(len(store), 'trace')}: it was made from another dataset, or the rows have changed since. "
             "Run `trl-segment attribute` on this dataset, or leave --dataset_name out to report on the store alone."
         )
+    if measurement is not None:
+        reader.say_left_out()
+        statistics.faithfulness = measurement.summary()
+        say(describe_faithfulness(statistics.faithfulness, CONFIDENCES[measurement_args.confidence]))
     page = write_report(statistics, args.output_dir, dataset_name or name, store.settings.describe())
     kept, tokens = statistics.segments, statistics.tokens
     say(

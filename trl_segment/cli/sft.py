@@ -120,9 +120,7 @@ def _check(parser, script_args, args, model_args, mixture, run_args) -> None:
             {*attribution, "attribution_model", "attribution_dtype", "attribution_adapter"},
             "beside --attributions: the scores of that store are used, and nothing is attributed",
         )
-    if args.attribution_model is None:
-        parser.refuse({"attribution_dtype"}, "without --attribution_model")
-    else:
+    if args.attribution_model is not None:
         parser.refuse({"attribution_adapter"}, "beside --attribution_model: another model attributes")
     if args.dropped_segments != "weight":
         parser.refuse({"dropped_weight", "kept_weight"}, "without --dropped_segments weight")

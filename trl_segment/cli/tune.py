@@ -181,7 +181,7 @@ def _sweep(parser, store_args, data_args, args, model_args, selection):
             title = f"{Path(reader.name).name}, {scale}" if len(readers) > 1 else scale
             sweeps[title] = sweep
             say(*sweep_lines(title, sweep, selection, CONFIDENCES[args.confidence], len(scored)))
-            report.append({"store": reader.name, "scale": scale, "traces": len(scored), **_plain(asdict(sweep))})
+            report.append({"store": reader.name, "scale": scale, "traces": len(scored), **asdict(sweep)})
     for line in ranking_lines(sweeps):
         say(line)
     write_json(folder / "tune.json", report)
@@ -208,17 +208,6 @@ def _scored_traces(reader: StoreReader, rows, gains: SegmentGains) -> list[Score
     if not scored:
         raise UserError(f"no row of the dataset has scores in {reader.name!r}. Was it made of another dataset?")
     return scored
-
-
-def _plain(value):
-    """JSON has no arrays and no NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 if __name__ == "__main__":

@@ -79,10 +79,15 @@ def read_problems(rows: Iterable[Mapping[str, Any]], config: TraceConfig | None 
                 f"Problem {name!r} has no answer in the column {config.answer_column!r}, so outputs cannot be graded. "
                 "Name the column with `answer_column`."
             )
+        question = row.get("question") or row.get("problem")
+        if not trace.prompt or (row.get("prompt") is None and not question):
+            raise ValueError(
+                f"Problem {name!r} has no text: its 'question' (or 'problem', or 'prompt') is empty. Correct the row, "
+                "or filter it out."
+            )
         if name in seen:
             raise ValueError(f"Two problems have the id {name!r}. Give each its own `id`, or leave the column out.")
         seen.add(name)
-        question = row.get("question") or row.get("problem")
         if not isinstance(question, str):
             question = trace.prompt if isinstance(trace.prompt, str) else str(trace.prompt[-1].get("content", ""))
         problems.append(Problem(name, question, trace.answer, trace))

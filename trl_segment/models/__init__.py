@@ -2,8 +2,9 @@
 
 from .frozen import checkpointing, frozen_mode
 from .inspection import plain_cache, slices_logits, unwrap_adapter, weights_fingerprint
-from .loading import load_config, load_model, load_tokenizer, name_pad_token, process_state
+from .loading import check_tokenizer, load_config, load_model, load_tokenizer, name_pad_token
 from .passes import EmbeddingSwap, Passes, split_target, wait_for_others
+from .process import process_state
 from .sharding import Lockstep, Pass, gathered, is_sharded
 
 
@@ -12,6 +13,7 @@ __all__ = [
     "Lockstep",
     "Pass",
     "Passes",
+    "check_tokenizer",
     "checkpointing",
     "frozen_mode",
     "gathered",

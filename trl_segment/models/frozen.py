@@ -55,8 +55,13 @@ def frozen_mode(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def decoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The layers of a model that can be recomputed, or compiled, one by one, in order."""
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 @contextmanager
-def checkpointing(model: torch.nn.Module) -> Iterator[None]:
+def checkpointing(model: torch.nn.Module, count: int | None = None) -> Iterator[None]:
     """
     Recompute activations layer by layer in the backward pass, in evaluation mode.
 
@@ -65,8 +70,10 @@ def checkpointing(model: torch.nn.Module) -> Iterator[None]:
     Args:
         model (`torch.nn.Module`):
             Model whose [`~transformers.modeling_layers.GradientCheckpointingLayer`]s are wrapped meanwhile.
+        count (`int`, *optional*):
+            So many layers, from the first on. Defaults to all.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = decoder_layers(model)[:count]
     own = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:
         layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)

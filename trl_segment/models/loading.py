@@ -4,7 +4,7 @@ import copy
 import os
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import DistributedType, GradientAccumulationPlugin, fsdp2_prepare_model
 from transformers import (
     AutoConfig,
@@ -16,11 +16,10 @@ from transformers import (
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
-
-def process_state() -> PartialState:
-    """This process among those that a launcher started, if any: its device, its rank, how many there are."""
-    # Without being told so, accelerate takes processes on CPU for one
-    return PartialState(cpu=not torch.accelerator.is_available())
+from .frozen import frozen_mode
+from .inspection import unwrap_adapter
+from .process import process_state
+from .sharding import is_sharded
 
 
 def load_tokenizer(
@@ -51,7 +50,28 @@ def load_tokenizer(
     if chat_template_path is not None:
         with open(chat_template_path, encoding="utf-8") as file:
             tokenizer.chat_template = file.read()
+    check_tokenizer(tokenizer)
     return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
+    """
+    Refuse a tokenizer that knows no text. Of a folder without tokenizer files transformers makes an empty one.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            A tokenizer.
+
+    Raises:
+        `ValueError`: If it makes no token of a sentence, or the unknown token alone.
+    """
+    ids = set(tokenizer("The answer is 5.", add_special_tokens=False, verbose=False)["input_ids"])
+    if ids <= {tokenizer.unk_token_id}:
+        raise ValueError(
+            f"The tokenizer {tokenizer.name_or_path!r} makes no token of 'The answer is 5.' (its vocabulary has "
+            f"{len(tokenizer):,} entries), probably because the folder holds no tokenizer files. Save the model's "
+            "tokenizer there (`tokenizer.save_pretrained`), or pass another."
+        )
 
 
 def load_config(name_or_path: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -118,6 +138,7 @@ def load_model(
     Raises:
         `ImportError`: If it is an adapter and PEFT is not installed.
         `NotImplementedError`: If it is an adapter and the run shards models.
+        `ValueError`: If the checkpoint lacks weights, the model sees what follows a token, or there is no tokenizer.
     """
     base, base_revision, adapter = name_or_path, revision or "main", _find_adapter(name_or_path, revision)
     if adapter is not None:
@@ -144,7 +165,7 @@ def load_model(
             f"{name_or_path!r} is an adapter, which cannot be loaded onto a model that is sharded among processes. "
             "Merge it into its base model first (`merge_and_unload` of PEFT), and pass the merged model's folder."
         )
-    model = AutoModelForCausalLM.from_pretrained(
+    model, found = AutoModelForCausalLM.from_pretrained(
         base,
         revision=base_revision,
         dtype=dtype,
@@ -152,7 +173,15 @@ def load_model(
         quantization_config=quantization_config,
         device_map={"": state.device} if quantization_config is not None else None,
         trust_remote_code=trust_remote_code,
+        output_loading_info=True,
     )
+    if found["missing_keys"]:
+        missing = sorted(found["missing_keys"])
+        raise ValueError(
+            f"The checkpoint {base!r} lacks {len(missing)} of the weights of a {type(model).__name__}, which would "
+            f"be random: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}. It was saved without its "
+            "head, or as another kind of model. Pass one with the head of a causal language model."
+        )
     if adapter is not None:
         from peft import PeftModel
 
@@ -162,7 +191,25 @@ def load_model(
     if quantization_config is None:
         model = _place(model, state.device, accelerator)
     name_pad_token(model, tokenizer)
-    return model.eval(), tokenizer
+    model.eval()
+    if not is_sharded(model):
+        _check_causal(model)
+    return model, tokenizer
+
+
+def _check_causal(model: PreTrainedModel) -> None:
+    """Refuse an encoder, which predicts a token with what comes after it in view: one pass over four tokens."""
+    ids = torch.tensor([[0, 1, 2, 3], [0, 1, 2, 4]], device=model.get_input_embeddings().weight.device)
+    with frozen_mode(model), torch.no_grad():
+        one, other = model(input_ids=ids, use_cache=False).logits[:, 0].float()
+    # Rows of one batch differ by rounding at most; quantization may look at the whole batch for its scale
+    rounding = 0.05 if getattr(model, "is_quantized", False) else max(1e-4, 4 * torch.finfo(model.dtype).eps)
+    if (one - other).abs().max() > rounding * one.abs().max():
+        raise ValueError(
+            f"{type(unwrap_adapter(model)).__name__} is no causal language model: its prediction behind the first "
+            "token depends on the fourth. An encoder gives an answer no probability of its own. Pass a decoder, such "
+            "as the model that wrote the traces."
+        )
 
 
 # What spreads a model's parameters over processes

@@ -1,6 +1,7 @@
 """Forward and backward passes over one sequence, with other embeddings in the place of its tokens' own."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -8,8 +9,12 @@ import torch
 
 from .frozen import checkpointing, frozen_mode
 from .inspection import slices_logits
-from .loading import process_state
+from .process import process_state
 from .sharding import Lockstep, Pass
+
+
+# As a share of F: the same pass twice gives the same number but for the order of sums on some devices
+_SAME_VALUE = 1e-5
 
 
 def split_target(input_ids, target: tuple[int, int], segments: Sequence[tuple[int, int]]):
@@ -117,7 +122,11 @@ class Passes:
         return log_probs.gather(-1, targets).sum(dim=(1, 2))
 
     def make(
-        self, kind: Pass, ids: torch.Tensor, embeddings: torch.Tensor | None = None
+        self,
+        kind: Pass,
+        ids: torch.Tensor,
+        embeddings: torch.Tensor | None = None,
+        recomputed_layers: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         One pass, of the kind that the processes have agreed on.
@@ -129,13 +138,16 @@ class Passes:
                 Token IDs, shape (batch, tokens).
             embeddings (`torch.Tensor`, *optional*):
                 What takes the place of their embeddings, shape (batch, tokens, hidden).
+            recomputed_layers (`int`, *optional*):
+                How many layers a checkpointed pass computes again. Defaults to all.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor | None]`: F of each row, shape (batch,), and, if the kind has one, its
             gradient with respect to the embeddings, shape (batch, tokens, hidden).
         """
         self.swap.replacement = embeddings
-        recomputed = checkpointing(self.model) if kind is Pass.CHECKPOINTED_GRADIENT else nullcontext()
+        checkpointed = kind is Pass.CHECKPOINTED_GRADIENT
+        recomputed = checkpointing(self.model, recomputed_layers) if checkpointed else nullcontext()
         with recomputed, torch.set_grad_enabled(kind >= Pass.GRADIENT):
             values = self._log_probability(ids)
             gradient = None
@@ -154,8 +166,13 @@ class Passes:
         values, _ = self.make(self.lockstep.agree(Pass.FORWARD), self.ids[None], embeddings[None])
         return values.item()
 
+    def with_ids(self, ids: torch.Tensor, embeddings: torch.Tensor) -> float:
+        """F of embeddings of shape (tokens, hidden), where the model is told that they are those of other IDs."""
+        values, _ = self.make(self.lockstep.agree(Pass.FORWARD), ids.to(self.ids)[None], embeddings[None])
+        return values.item()
+
     def gradients(
-        self, nodes: list[float], real: torch.Tensor, base: torch.Tensor, checkpointed: bool = False
+        self, nodes: list[float], real: torch.Tensor, base: torch.Tensor, recomputed_layers: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """
         F and its directional derivative by token at some points of a straight line, in one forward and backward pass.
@@ -167,8 +184,8 @@ class Passes:
                 Where it ends, float32, shape (tokens, hidden).
             base (`torch.Tensor`):
                 Where it starts, of the same shape.
-            checkpointed (`bool`, *optional*, defaults to `False`):
-                Whether to recompute activations in the backward pass.
+            recomputed_layers (`int`, *optional*, defaults to `0`):
+                How many layers, from the first on, compute their activations again in the backward pass.
 
         Returns:
             `tuple[np.ndarray, np.ndarray]`: F at each node in nats, shape (nodes,), and the inner product of its
@@ -176,10 +193,41 @@ class Passes:
         """
         alpha = torch.tensor(nodes, dtype=torch.float32, device=real.device)[:, None, None]
         difference = real - base
-        kind = self.lockstep.agree(Pass.CHECKPOINTED_GRADIENT if checkpointed else Pass.GRADIENT)
-        values, gradient = self.make(kind, self.ids.expand(len(nodes), -1), base + alpha * difference)
+        kind = self.lockstep.agree(Pass.CHECKPOINTED_GRADIENT if recomputed_layers else Pass.GRADIENT)
+        # Another process may want a checkpointed pass where this one does not: then it is whole for both
+        layers = recomputed_layers if recomputed_layers and not self.lockstep.active else None
+        values, gradient = self.make(kind, self.ids.expand(len(nodes), -1), base + alpha * difference, layers)
         inner = (gradient.float() * difference).sum(dim=-1, dtype=torch.float64)
         return values.double().cpu().numpy(), inner.cpu().numpy()
+
+
+def reads_ids(value_of: Callable[[torch.Tensor], float], ids: torch.Tensor, value: float) -> float | None:
+    """
+    Whether a model reads of its tokens more than what its embedding module hands out: embeddings of every layer, or a
+    choice of experts by token ID.
+
+    Such a model gives another value where other IDs are passed beside the same embeddings. That costs one pass; a
+    second one where the value differs, to tell it from sums that are made in another order each time.
+
+    Args:
+        value_of (`Callable[[torch.Tensor], float]`):
+            Takes IDs and gives F, in nats, with the embeddings of `ids` whatever the IDs are.
+        ids (`torch.Tensor`):
+            Token IDs, shape (tokens,).
+        value (`float`):
+            F of the sequence.
+
+    Returns:
+        `float` or `None`: By how many nats F changes, 0 if it does not; `None` where this cannot be told, since all
+        tokens are the same or F is not finite.
+    """
+    others = ids.roll(1)
+    if torch.equal(others, ids) or not math.isfinite(value):
+        return None
+    change = abs(value_of(others) - value)
+    if change <= _SAME_VALUE * max(1.0, abs(value)):
+        return 0.0
+    return change if change > 10 * abs(value_of(ids) - value) else 0.0
 
 
 def wait_for_others(model: torch.nn.Module, lockstep: Lockstep) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from .loading import process_state
+from .process import process_state
 
 
 class Pass(enum.IntEnum):

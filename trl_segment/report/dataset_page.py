@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ..evaluation.faithfulness import verdict
 from .figures import DARK, GROUP_LABELS, LIGHT, curve_quantiles, draw_figures
-from .page import json_ready, render_page
+from .page import render_page
 from .statistics import CURVE_GRID, GAP_EDGES, GROUPS, REPETITION_EDGES, DatasetStatistics
+from .text import json_ready
 
 
 _MOST_NAMES = 12
@@ -21,6 +23,8 @@ _EXAMPLE_CHARACTERS = 900
 _FIGURES = {
     "cumulative_attribution": "Where the attribution is",
     "position": "Kept by position",
+    "sufficiency": "Kept segments alone",
+    "necessity": "Without the kept segments",
     "strength": "Strength",
     "consistency": "Consistency",
     "consistency_by_length": "Consistency and length",
@@ -118,6 +122,8 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
             f"{dropped:.1%} of the segments, {among:.1%} of those strong enough or at an end, are dropped for a "
             f"consistency above beta {config.beta:g}."
         )
+    if name in ("sufficiency", "necessity"):
+        return _describe_comparison(name, statistics.faithfulness)
     if name == "consistency_by_length":
         return (
             "Random signs give less consistency the longer a segment is, so one beta does not treat short and long "
@@ -149,6 +155,19 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
     spent = np.array(list(statistics.evaluations.elements()))
     reasons = ", ".join(f"{count:,} by {reason}" for reason, count in statistics.stopped_by.most_common())
     return f"{spent.mean():.1f} per trace, {spent.sum():,} in all. Stopped: {reasons}."
+
+
+def _describe_comparison(name, summary):
+    if not summary.judged:
+        return "The selection drops nothing in any trace that was measured. Bands are 95 % intervals over traces."
+    comparison = getattr(summary, name)
+    chosen, random, gain = comparison.chosen, comparison.random, comparison.gain
+    read = "kept" if name == "sufficiency" else "dropped"
+    return (
+        f"Mean confidence in the answer with the {read} segments alone {chosen.value:.2f}, with random segments in "
+        f"place of the kept ones {random.value:.2f}. Gain {gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}] over "
+        f"{summary.judged:,} traces: {verdict(comparison)}."
+    )
 
 
 def _by_group(values, number_format):

@@ -119,6 +119,8 @@ def _figures(statistics) -> dict[str, Callable[[Axes, DatasetStatistics, Theme],
     }
     if statistics.openers:
         figures |= {"openers": _draw_openers, "repetition": _draw_repetition}
+    if statistics.faithfulness is not None:
+        figures |= {"sufficiency": _draw_sufficiency, "necessity": _draw_necessity}
     if statistics.roles:
         figures["roles"] = _draw_roles
     if statistics.gaps.any():
@@ -249,6 +251,38 @@ def _bars(axes, groups, theme):
     axes.set_yticks(range(len(most)), [f"{printable(name)} ({count.sum():,})" for name, count in most])
     axes.grid(axis="y", visible=False)
     axes.set(xlabel="share of the segments", xlim=(0, 1))
+
+
+def _draw_sufficiency(axes, statistics, theme):
+    summary = statistics.faithfulness
+    _draw_comparisons(
+        axes, summary, summary.sufficiency_curve, summary.sufficiency, (summary.empty, summary.full), theme
+    )
+    axes.set(xlabel="share of the tokens that the model reads")
+
+
+def _draw_necessity(axes, statistics, theme):
+    summary = statistics.faithfulness
+    _draw_comparisons(axes, summary, summary.necessity_curve, summary.necessity, (summary.full, summary.empty), theme)
+    axes.set(xlabel="share of the tokens that are taken away")
+
+
+def _draw_comparisons(axes, summary, curve, selection, ends, theme):
+    """The strongest segments and random ones over the share, between what is known at its ends, and the selection."""
+    shares = [0, *summary.shares, 1]
+    for name, label, color in (
+        ("random", "random segments", theme.muted),
+        ("chosen", "strongest segments", theme.groups[0]),
+    ):
+        estimates = [ends[0], *(getattr(comparison, name) for comparison in curve), ends[1]]
+        low, value, high = ([getattr(estimate, bound) for estimate in estimates] for bound in ("low", "value", "high"))
+        axes.fill_between(shares, low, high, color=color, alpha=0.2, lw=0)
+        axes.plot(shares, value, "o-", color=color, ms=4, lw=2, label=label)
+    if summary.judged:
+        place = [summary.share.value]
+        axes.plot(place, [selection.chosen.value], "*", color=theme.accent, ms=12, label="the selection")
+        axes.plot(place, [selection.random.value], "x", color=theme.accent, ms=8, label="random, same ends")
+    axes.set(ylabel="confidence in the answer", xlim=(0, 1))
 
 
 def _draw_gaps(axes, statistics, theme):

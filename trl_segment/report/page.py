@@ -8,8 +8,6 @@ hash and forbids everything else, so that even a mistake in the first two would 
 
 import base64
 import hashlib
-import math
-from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -59,28 +57,6 @@ def render_page(template: str, style: tuple[str, ...], script: tuple[str, ...], 
         ]
     )
     return environment.get_template(template).render(policy=policy, css=css, js=js, **values)
-
-
-def json_ready(value: Any) -> Any:
-    """
-    A value that JSON can hold: numbers that are not finite, which JSON lacks, become `None`.
-
-    Args:
-        value (`Any`):
-            Dictionaries, sequences, strings, numbers, `None`.
-
-    Returns:
-        `Any`: The same, of plain Python types.
-    """
-    if isinstance(value, Mapping):
-        return {str(key): json_ready(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):  # NumPy
-        value = value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [json_ready(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _own_source(names) -> Markup:

@@ -10,10 +10,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
 
+from ..evaluation.faithfulness import FaithfulnessSummary
 from ..selection import DROPPED_BY_CHANCE, VERDICTS, ReliabilityCount, SelectionConfig, select
 from ..store import StoredAttribution
 from ..traces import RETRO_SEARCH_KEYWORDS, Trace
@@ -148,6 +149,8 @@ class DatasetStatistics:
             Per group the most telling segments, the most telling one first.
         has_text (`bool`):
             Whether the traces came with their text: without it there are no openers, repetition, examples.
+        faithfulness ([`~trl_segment.evaluation.faithfulness.FaithfulnessSummary`] or `None`):
+            Sufficiency and necessity of the selection, where a model measured them.
     """
 
     thresholds: SelectionConfig
@@ -179,14 +182,17 @@ class DatasetStatistics:
     roles: dict[str, np.ndarray] = field(default_factory=dict)
     examples: dict[str, list[Example]] = field(default_factory=lambda: {group: [] for group in GROUPS})
     has_text: bool = False
+    faithfulness: FaithfulnessSummary | None = None
 
     def to_dict(self) -> dict:
         """All counts under their names, without the texts of the examples, and the edges of the bins."""
         counts = {
             entry.name: getattr(self, entry.name)
             for entry in fields(self)
-            if entry.name not in ("thresholds", "examples", "reliability")
+            if entry.name not in ("thresholds", "examples", "reliability", "faithfulness")
         }
+        if self.faithfulness is not None:
+            counts["faithfulness"] = asdict(self.faithfulness)
         counts["unsettled"] = self.reliability.unsettled
         return {
             "thresholds": {entry.name: getattr(self.thresholds, entry.name) for entry in fields(SelectionConfig)},

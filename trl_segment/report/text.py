@@ -1,6 +1,9 @@
-"""Text from anywhere, made safe to show."""
+"""Text and numbers from anywhere, made safe to show and to write."""
 
+import math
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -25,3 +28,25 @@ def printable(text: str) -> str:
         return character.encode("unicode_escape").decode()
 
     return "".join(map(shown, text.replace("\r\n", "\n")))
+
+
+def json_ready(value: Any) -> Any:
+    """
+    A value that JSON can hold: numbers that are not finite, which JSON lacks, become `None`.
+
+    Args:
+        value (`Any`):
+            Dictionaries, sequences, strings, numbers, `None`.
+
+    Returns:
+        `Any`: The same, of plain Python types.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # NumPy
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [json_ready(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -10,7 +10,8 @@ import numpy as np
 from ..selection import SelectionConfig, select
 from ..store import StoredAttribution
 from ..traces import Trace
-from .page import json_ready, render_page
+from .page import render_page
+from .text import json_ready
 
 
 # The fields of `SelectionConfig` that decide what a trace keeps: the page re-selects with them, but for a draw

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import uuid
@@ -12,9 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from .journal import JournalReader
+from .rows import SCHEMA, find_impossible
 
 
 PART_NAME = re.compile(r"part-(\d{4})-([0-9a-f]{32})\.arrow")
+# What the scores depend on besides the settings
+ARRAY_NAME = re.compile(r"array-(\w+)\.json")
 
 
 class Damaged(Exception):
@@ -24,7 +28,7 @@ class Damaged(Exception):
 class Part:
     """Rows in a memory-mapped Arrow file, which is checked when it is opened."""
 
-    live, damaged, problem = False, 0, None
+    live = False
 
     def __init__(self, path: Path):
         self.path = path
@@ -32,12 +36,30 @@ class Part:
             content = file.read_buffer()
         if hashlib.sha256(content).hexdigest()[:32] != _numbers_of(path)[1]:
             raise Damaged("does not have the checksum that it is named by: it was damaged after it was written")
-        with pa.ipc.open_file(content) as file:
-            self._rows = file.get_batch(0)
-            self.settings = file.schema.metadata[b"settings"].decode()
+        try:
+            with pa.ipc.open_file(content) as file:
+                self.settings = file.schema.metadata[b"settings"].decode()
+                if file.schema.remove_metadata() != SCHEMA or file.num_record_batches != 1:
+                    raise Damaged("has other columns than a store")
+                self._rows = file.get_batch(0)
+            # A checksum only says that nothing has changed since: an offset that leaves its buffer would end the
+            # process when it is followed
+            self._rows.validate(full=True)
+        except (pa.ArrowException, OSError, KeyError, TypeError, UnicodeDecodeError) as error:
+            raise Damaged(f"is no file that a store has written ({str(error) or type(error).__name__})") from error
+        self._impossible = find_impossible(self._rows)
+
+    @property
+    def damaged(self) -> int:
+        return len(self._impossible)
+
+    @property
+    def problem(self) -> str | None:
+        return _describe(self._impossible, self._rows)
 
     def entries(self) -> Iterator[tuple[int, str]]:
-        return enumerate(self._rows.column("key").to_pylist())
+        entries = enumerate(self._rows.column("key").to_pylist())
+        return ((row, key) for row, key in entries if row not in self._impossible)
 
     def read(self, position: int) -> dict[str, Any]:
         return self._rows.slice(position, 1).to_pylist()[0]
@@ -49,9 +71,11 @@ class JournalRows:
     def __init__(self, path: Path):
         self.path = path
         self._reader = JournalReader(path)
-        if self._reader.header is None:
+        if self._reader.header is None or not isinstance(self._reader.header.get("settings"), str):
             raise Damaged("does not begin like a journal")
         self.settings = self._reader.header["settings"]
+        self._impossible: str | None = None
+        self._left_out = 0
 
     @property
     def live(self) -> bool:
@@ -59,10 +83,19 @@ class JournalRows:
 
     @property
     def damaged(self) -> int:
-        return self._reader.damaged
+        return self._reader.damaged + self._left_out
 
     def entries(self) -> Iterator[tuple[int, str]]:
-        return ((position, record["key"]) for position, record in self._reader.records())
+        self._impossible, self._left_out = None, 0
+        records = self._reader.records()
+        while chunk := list(itertools.islice(records, _CHECKED_AT_A_TIME)):
+            wrong = _impossible_records([record for _, record in chunk])
+            for number, (position, record) in enumerate(chunk):
+                if number in wrong:
+                    self._left_out += 1
+                    self._impossible = self._impossible or wrong[number]
+                else:
+                    yield position, record["key"]
 
     def read(self, position: int) -> dict[str, Any]:
         return self._reader.read(position)
@@ -70,11 +103,42 @@ class JournalRows:
     @property
     def problem(self) -> str | None:
         """What is missing of it, in words that follow its name."""
+        if self._left_out:
+            return f"holds {self._left_out} rows that no scorer makes (the first: {self._impossible})"
         if self._reader.damaged:
             return f"was damaged: {self._reader.damaged} of its records cannot be read"
         if self._reader.torn and not self.live:
             return "ends within a record: the run that wrote it was cut off"
         return None
+
+
+# Records of a journal that are held in memory at once
+_CHECKED_AT_A_TIME = 512
+
+
+def _impossible_records(records: list[dict[str, Any]]) -> dict[int, str]:
+    """As [`~trl_segment.store.rows.find_impossible`], of records that may hold anything."""
+    try:
+        known = all(record.keys() <= set(SCHEMA.names) for record in records)
+        # Arrow would round fractions
+        if known and all(isinstance(n, int) for record in records for n in record.get("num_tokens") or ()):
+            return find_impossible(pa.RecordBatch.from_pylist(records, SCHEMA))
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        pass
+    if len(records) == 1:
+        return {0: "it has other fields, or other things in them"}
+    singles = (_impossible_records([record]) for record in records)
+    return {number: found[0] for number, found in enumerate(singles) if found}
+
+
+def _describe(impossible: dict[int, str], rows: pa.RecordBatch) -> str | None:
+    if not impossible:
+        return None
+    first = min(impossible)
+    return (
+        f"holds {len(impossible)} rows that no scorer makes (the first, {rows.column('name')[first].as_py()!r}: "
+        f"{impossible[first]})"
+    )
 
 
 def _numbers_of(part: Path) -> tuple[str, str]:

@@ -3,18 +3,22 @@
 import json
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+from transformers.utils import logging
 
+from .files import ARRAY_NAME, PART_NAME
 from .store import AttributionStore
 
 
-# `settings.json`, the arrays beside it, and the rows; not the stores of later epochs in folders below
-_PATTERN = re.compile(r"[^/]+\.(json|arrow)")
+logger = logging.get_logger(__name__)
+
 _REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
+_TITLE = "# Segment attributions"
 _CARD = """\
 ---
 tags:
@@ -46,7 +50,8 @@ def push_store(store_path: str | os.PathLike, repo_id: str, **hub_kwargs: Any) -
     """
     Push an attribution store to a dataset repository, in one commit.
 
-    The store takes the place of one that the repository holds: rows of two stores never mix.
+    The store takes the place of one that the repository holds: rows of two stores never mix. Files that are no store's
+    stay as they are, a README of yours among them.
 
     Args:
         store_path (`str` or `os.PathLike`):
@@ -83,16 +88,20 @@ def push_store(store_path: str | os.PathLike, repo_id: str, **hub_kwargs: Any) -
     names = sorted(file.name for file in store.path.iterdir() if _is_part_of_store(file.name))
     settings = json.dumps(store.settings.describe(), indent=2, ensure_ascii=False)
     card = _CARD.format(traces=len(store), repo_id=repo_id, settings=settings)
-    stale = [
-        name
-        for name in api.list_repo_files(repo_id, repo_type="dataset", revision=hub_kwargs.get("revision"))
-        if _is_part_of_store(name) and name not in names
-    ]
+    revision = hub_kwargs.get("revision")
+    there = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
+    stale = [name for name in there if _is_part_of_store(name) and name not in names]
+    cards = [CommitOperationAdd("README.md", card.encode())]
+    if "README.md" in there:
+        path = api.hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=revision)
+        if _TITLE not in Path(path).read_text(encoding="utf-8", errors="replace"):
+            logger.warning(f"The README.md of {repo_id!r} is not one that was pushed with a store. It stays as it is.")
+            cards = []
     commit = api.create_commit(
         repo_id,
         repo_type="dataset",
         operations=[
-            CommitOperationAdd("README.md", card.encode()),
+            *cards,
             *(CommitOperationAdd(name, store.path / name) for name in names),
             *(CommitOperationDelete(name) for name in stale),
         ],
@@ -153,5 +162,5 @@ def open_store(name: str | os.PathLike) -> AttributionStore:
 
 
 def _is_part_of_store(name: str) -> bool:
-    # Hidden files are those that a writer has not finished
-    return _PATTERN.fullmatch(name) is not None and not name.startswith(".")
+    """Whether a store has written it: names of our own alone, not the stores of later epochs in folders below."""
+    return name == "settings.json" or any(pattern.fullmatch(name) for pattern in (ARRAY_NAME, PART_NAME))

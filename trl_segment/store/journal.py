@@ -193,4 +193,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     content = line[9:-1]
     if line[-1:] != b"\n" or line[:9] != b"%08x " % zlib.crc32(content):
         return None
-    return json.loads(content)
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from .journal import lock
 
@@ -25,7 +26,7 @@ def exclusive_run(path: str | os.PathLike, share: tuple[int, int] | None = None)
             Which share of the dataset the run has, of how many; runs with other shares go on beside it.
 
     Raises:
-        `RuntimeError`: If another run holds the store, or this share of it.
+        `RuntimeError`: If another run holds the store, or this share of it, or its lock is a link.
     """
     folder = Path(path)
     is_new = not folder.exists()
@@ -45,7 +46,7 @@ def exclusive_run(path: str | os.PathLike, share: tuple[int, int] | None = None)
 def locked(folder: str | os.PathLike, name: str, shared: bool = False, wait: bool = False) -> Iterator[None]:
     path = Path(folder) / ".locks" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
+    with _open_lock(path) as file:
         if lock(file.fileno(), shared, wait) is False:
             file.seek(0)
             raise RuntimeError(
@@ -54,6 +55,30 @@ def locked(folder: str | os.PathLike, name: str, shared: bool = False, wait: boo
                 "folder. Jobs that are to share a dataset each take a part of it with `--shard`."
             )
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}")
+        file.write(f"{_HOLDER}{os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}")
         file.flush()
         yield
+
+
+# How the content of a lock begins, which says who holds it
+_HOLDER = "process "
+
+
+def _open_lock(path: Path) -> TextIO:
+    """A lock of ours, or a new one. Who holds it is written into it, so it must not be another file by a link."""
+    descriptor = None
+    with contextlib.suppress(OSError):
+        if not path.parent.is_symlink():
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    if descriptor is None and not (path.is_symlink() or path.parent.is_symlink()):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)  # for the system's own message
+    if descriptor is not None:
+        file = open(descriptor, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        file.seek(0)
+        if file.read(len(_HOLDER)) in ("", _HOLDER) and os.fstat(descriptor).st_nlink <= 1:
+            return file
+        file.close()
+    raise RuntimeError(
+        f"{str(path)!r} is a link, or no lock of this package. Nothing is written into it: remove it, or give this "
+        "run another folder."
+    )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..selection import Reliability, SegmentScores
 
@@ -30,6 +31,52 @@ SCHEMA = pa.schema(
         ("halves_agreement", pa.float64()),
     ]
 )
+
+
+def find_impossible(rows: pa.RecordBatch) -> dict[int, str]:
+    """
+    Rows that no scorer makes: they may come from anywhere, and a NaN or a length too few would train without a word.
+
+    Args:
+        rows (`pyarrow.RecordBatch`):
+            Of [`SCHEMA`].
+
+    Returns:
+        `dict[int, str]`: What is wrong with them, by row number.
+    """
+    columns = {name: rows.column(name) for name in SCHEMA.names}
+    lists = ("num_tokens", "sum_abs", "sum_signed", "scores")
+    given = {name: columns[name].is_valid().to_numpy(zero_copy_only=False) for name in lists}
+    lengths = {name: pc.list_value_length(columns[name]).fill_null(0).to_numpy(zero_copy_only=False) for name in lists}
+    values = {name: columns[name].flatten().to_numpy(zero_copy_only=False).astype(float) for name in lists}
+    row_of = {name: np.repeat(np.arange(len(rows)), lengths[name]) for name in lists}
+    scored = columns["problem"].is_null().to_numpy(zero_copy_only=False)
+
+    def rows_with(name: str, wrong: np.ndarray) -> np.ndarray:
+        found = np.zeros(len(rows), dtype=bool)
+        found[row_of[name][wrong]] = True
+        return found
+
+    sums, whole = given["sum_abs"] & given["sum_signed"], given["scores"]
+    unequal = given["sum_abs"] != given["sum_signed"]
+    for name in lists[1:]:
+        unequal |= given[name] & (lengths[name] != lengths["num_tokens"])
+    infinite, negative = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
+    for name in ("f_input", "f_baseline"):
+        infinite |= ~pc.is_finite(columns[name]).fill_null(True).to_numpy(zero_copy_only=False)
+    for name in lists:
+        infinite |= rows_with(name, ~np.isfinite(values[name]))
+        if name != "sum_signed":
+            negative |= rows_with(name, values[name] < 0)
+    unnamed = pc.or_(columns["key"].is_null(), columns["name"].is_null()).to_numpy(zero_copy_only=False)
+    problems = {
+        "it has no key or no name": unnamed,
+        "it has no segment": scored & (lengths["num_tokens"] == 0),
+        "it has not one number for each segment": scored & (unequal | (sums == whole)),
+        "it has numbers that are NaN or infinite": scored & infinite,
+        "it has negative strengths or lengths": scored & negative,
+    }
+    return {int(row): said for said, wrong in reversed(problems.items()) for row in np.flatnonzero(wrong)}
 
 
 @dataclass
@@ -95,6 +142,25 @@ class StoredAttribution:
     variation: float | None = None
     halves_correlation: float | None = None
     halves_agreement: float | None = None
+
+    def check_segments(self, segments: int, name: str) -> None:
+        """
+        That there are as many numbers as the trace has segments.
+
+        Args:
+            segments (`int`):
+                Number of segments of the trace.
+            name (`str`):
+                What it is called.
+
+        Raises:
+            `ValueError`: If there are more or fewer.
+        """
+        if self.problem is None and len(self.num_tokens) != segments:
+            raise ValueError(
+                f"{name}: the store has the scores of {len(self.num_tokens)} segments, but the trace has {segments}. "
+                "No run of this package makes such a row. Make the attributions again in another folder."
+            )
 
     @property
     def segment_scores(self) -> SegmentScores:

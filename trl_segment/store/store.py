@@ -25,6 +25,7 @@ import pyarrow as pa
 from transformers.utils import logging
 
 from .files import (
+    ARRAY_NAME,
     PART_NAME,
     Damaged,
     JournalRows,
@@ -240,9 +241,9 @@ class AttributionStore(Mapping):
         return taken
 
     def _arrays(self) -> Iterator[tuple[str, np.ndarray]]:
-        for file in sorted(self.path.glob("*.json")):
-            if file.name != "settings.json":
-                yield file.stem, _read_array(file)
+        for file in sorted(self.path.iterdir()):
+            if (name := ARRAY_NAME.fullmatch(file.name)) is not None:
+                yield name[1], _read_array(file)
 
     def write_array(self, name: str, values: np.ndarray) -> None:
         """
@@ -250,11 +251,16 @@ class AttributionStore(Mapping):
 
         Args:
             name (`str`):
-                Its name.
+                Its name, of letters, digits and underscores.
             values (`np.ndarray`):
                 Numbers, shape (values,).
+
+        Raises:
+            `ValueError`: If the name is none.
         """
-        write_atomically(self.path / f"{name}.json", json.dumps(np.asarray(values).tolist()).encode())
+        content = json.dumps(np.asarray(values).tolist())
+        text = json.dumps({"values": json.loads(content), "checksum": _checksum(content)})
+        write_atomically(self._array_file(name), text.encode())
 
     def read_array(self, name: str) -> np.ndarray | None:
         """
@@ -266,9 +272,23 @@ class AttributionStore(Mapping):
 
         Returns:
             `np.ndarray` or `None`: The array, shape (values,), if there is one.
+
+        Raises:
+            `ValueError`: If it is not what was written.
         """
-        file = self.path / f"{name}.json"
+        file, older = self._array_file(name), self.path / f"{name}.json"
+        if not file.exists() and older.exists():
+            raise ValueError(
+                f"{str(older)!r} was written by an earlier trl-segment, without a checksum. Scores that depend on it "
+                "and new ones must not mix: make the attributions again in another folder."
+            )
         return _read_array(file) if file.exists() else None
+
+    def _array_file(self, name: str) -> Path:
+        file = self.path / f"array-{name}.json"
+        if ARRAY_NAME.fullmatch(file.name) is None:
+            raise ValueError(f"An array of a store has a name of letters, digits and underscores, not {name!r}.")
+        return file
 
     def _files(self) -> tuple[list[Path], list[Path]]:
         """Parts and journals, older ones first."""
@@ -369,7 +389,22 @@ def read_settings(path: str | os.PathLike) -> StoreSettings:
 
 
 def _read_array(file: Path) -> np.ndarray:
-    return np.array(json.loads(file.read_text(encoding="utf-8")))
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        values = np.array(stored["values"], dtype=np.float64)
+        whole = stored["checksum"] == _checksum(json.dumps(stored["values"])) and np.isfinite(values).all()
+    except (ValueError, TypeError, KeyError, RecursionError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{str(file)!r} is not what was written (its checksum does not fit, or it holds no numbers). The scores "
+            "beside it depend on it: put a copy of it back, or delete the folder."
+        )
+    return values
+
+
+def _checksum(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def settings_of(store: Mapping[str, StoredAttribution]) -> StoreSettings:

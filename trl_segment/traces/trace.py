@@ -1,8 +1,9 @@
 r"""One type, [`Trace`], that every dataset format becomes. All about an example's text is decided here, once."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -278,6 +279,27 @@ def row_name(row: Mapping[str, Any], index: int) -> str:
     return str(row["id"]) if row.get("id") is not None else f"row {index}"
 
 
+@contextlib.contextmanager
+def naming_errors(name: str) -> Iterator[None]:
+    """
+    Let every error begin with the name of the row at hand, those of the user's functions and of templates among them.
+
+    Args:
+        name (`str`):
+            See [`row_name`].
+
+    Raises:
+        `ValueError`: In place of errors that do not name the row yet.
+    """
+    try:
+        yield
+    except Exception as error:
+        if str(error).startswith(name):
+            raise
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{name}: {kind}{error}") from error
+
+
 def describe_names(names_by_reason: Mapping[str, list[str]], most: int = 5) -> str:
     """
     Rows by reason, for a message.
@@ -341,15 +363,22 @@ def _read_row(
     """Prompt, completion, reasoning span (`None`: to be found by its tags) and problem of a row."""
     if row.get("prompt") is not None and row.get("completion") is not None:
         prompt, completion = row["prompt"], row["completion"]
+        if isinstance(prompt, str) and not isinstance(completion, str):
+            return prompt, "", None, "'prompt' is text and 'completion' is messages"
+        if not isinstance(prompt, str):
+            prompt = [_chatml(message) for message in prompt]
         if isinstance(completion, str):
             return prompt, completion, None, None
-        prompt, completion = [_chatml(m) for m in prompt], [_chatml(m) for m in completion]
+        completion = [_chatml(message) for message in completion]
         # Of several turns the last is segmented; the earlier ones are context
         return (prompt + completion[:-1], *_read_completion(completion[-1:]))
     messages = row.get("messages") or row.get("conversations")
     if messages:
         messages = [_chatml(message) for message in messages]
-        return (messages[:-1], *_read_completion(messages[-1:]))
+        completion, reasoning, problem = _read_completion(messages[-1:])
+        if len(messages) == 1 and problem is None:
+            problem = "nothing before the assistant's turn"
+        return messages[:-1], completion, reasoning, problem
     if row.get(text_column) is not None:
         text = row[text_column]
         split = split_text(text, config.marks)
@@ -357,9 +386,13 @@ def _read_row(
             return "", text, None, "plain text that does not say where the response begins"
         return text[:split], text[split:], None, None
     question = row.get("question") or row.get("problem")
-    if question is not None and row.get("solution") is not None:
-        content = config.question_template.replace("{question}", question)
-        return [{"role": "user", "content": content}], row["solution"], None, None
+    if "solution" in row and {"question", "problem"} & row.keys():
+        content = config.question_template.replace("{question}", question or "")
+        problem = None if question and row["solution"] is not None else f"no {'solution' if question else 'question'}"
+        return [{"role": "user", "content": content}], row["solution"] or "", None, problem
+    for names in (("prompt", "completion"), ("messages",), ("conversations",), (text_column,)):
+        if all(name in row for name in names):
+            return "", "", None, f"no {' and '.join(name for name in names if not row[name])}"
     raise ValueError(
         f"A row with the columns {sorted(row)} is not in a format that can be read. Expected 'prompt' and "
         f"'completion', 'messages', 'conversations', {text_column!r}, or 'question' and 'solution'. Rename the "

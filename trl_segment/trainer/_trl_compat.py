@@ -5,12 +5,12 @@ Each entry says what it is for. `tests/trainer/test_trl_compat.py` names the ent
 """
 
 import inspect
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from accelerate import Accelerator
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 from trl import SFTTrainer
 from trl.trainer.utils import get_config_model_id, global_then_local_main_first
 
@@ -26,6 +26,7 @@ __all__ = [
     "prepared_chat_template",
     "record_metric",
     "signature_columns",
+    "without_autocast",
 ]
 
 # Columns that TRL's preparation leaves in a dataset that is packed; ours is added to them
@@ -82,6 +83,25 @@ def parallel_over_one_trace(accelerator: Accelerator) -> bool:
     """Whether processes share the work on one row (tensor, context or sequence parallelism)."""
     parallelism = accelerator.parallelism_config
     return parallelism is not None and parallelism.non_data_parallel_size > 1
+
+
+@contextmanager
+def without_autocast(model: PreTrainedModel) -> Iterator[None]:
+    """
+    Let a model run outside of the mixed precision of its run.
+
+    Accelerate wraps `forward` and keeps the model's own beside it; unwrapping would be for good.
+    """
+    wrapped = model.__dict__.get("forward")
+    own = getattr(model, "_original_forward", None)
+    if wrapped is None or own is None:
+        yield
+        return
+    model.forward = own
+    try:
+        yield
+    finally:
+        model.forward = wrapped
 
 
 def count_items(trainer: SFTTrainer, batches: list[dict], device, parent: Callable, weigh: Callable) -> Any:

@@ -15,8 +15,9 @@ from transformers.utils import logging
 from ..attribution import attribute_traces, attribution_settings
 from ..attribution.sharing import describe_balance, share_of_rows
 from ..models import load_model, name_pad_token
+from ..models.precision import check_tf32, in_precision, split_precision, tf32_products
 from ..store import AttributionStore, exclusive_run, open_or_renew, open_store, settings_of
-from ._trl_compat import parallel_over_one_trace
+from ._trl_compat import parallel_over_one_trace, without_autocast
 
 
 if TYPE_CHECKING:
@@ -155,17 +156,22 @@ class SegmentAttributionCallback(TrainerCallback):
         if trainer.attribution_model is not None:
             model, tokenizer = trainer.attribution_model, trainer.attribution_processing_class
             name_pad_token(model, tokenizer)
-            return self._attribute_with(args, path, model, tokenizer, adapter=True, rows=rows)
+            with in_precision(model, args.attribution_dtype):
+                return self._attribute_with(args, path, model, tokenizer, adapter=True, rows=rows)
         if args.attribution_model is None:
             adapter = args.attribution_adapter
             return self._attribute_with(args, path, trainer.model, trainer.processing_class, adapter, rows)
+        dtype, tf32 = split_precision(args.attribution_dtype)
+        if tf32:
+            check_tf32()
         model, tokenizer = load_model(
             args.attribution_model,
-            dtype=args.attribution_dtype,
+            dtype=dtype,
             trust_remote_code=args.trust_remote_code,
             accelerator=trainer.accelerator,
         )
-        store = self._attribute_with(args, path, model, tokenizer, adapter=True, rows=rows)
+        with tf32_products(tf32) if dtype == "float32" else contextlib.nullcontext():
+            store = self._attribute_with(args, path, model, tokenizer, adapter=True, rows=rows)
         del model
         gc.collect()
         if torch.cuda.is_available():
@@ -175,9 +181,16 @@ class SegmentAttributionCallback(TrainerCallback):
     def _attribute_with(self, args, path, model, tokenizer, adapter, rows=None):
         trainer, accelerator = self.trainer, self.trainer.accelerator
         self._check_parallelism(args)
-        autocast = "no"
-        if model is trainer.model:
-            model, autocast = accelerator.unwrap_model(model), accelerator.mixed_precision
+        if model is not trainer.model:
+            return self._attribute_unwrapped(path, model, tokenizer, adapter, rows, "no")
+        model = accelerator.unwrap_model(model)
+        if args.attribution_dtype == "auto":
+            return self._attribute_unwrapped(path, model, tokenizer, adapter, rows, accelerator.mixed_precision)
+        with in_precision(model, args.attribution_dtype), without_autocast(model):
+            return self._attribute_unwrapped(path, model, tokenizer, adapter, rows, "no")
+
+    def _attribute_unwrapped(self, path, model, tokenizer, adapter, rows, autocast):
+        trainer, accelerator = self.trainer, self.trainer.accelerator
         config, selection = trainer.attribution, trainer.selection
         settings = attribution_settings(
             model, tokenizer, config, autocast, trainer.segmenter, selection, adapter=adapter

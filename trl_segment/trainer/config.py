@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from trl import SFTConfig
 
 from ..attribution import AttributionConfig
+from ..models.precision import PRECISIONS
 from ..selection import SelectionConfig
 
 
@@ -26,7 +27,7 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
     - [`~trl_segment.AttributionConfig`], how traces are scored: `attribution_preset`, `attribution_scorer`,
       `attribution_threshold`, `attribution_rule`, `attribution_evaluations`, `attribution_tolerance`,
       `attribution_stop`, `attribution_noise_samples`, `attribution_path`, `attribution_baseline`,
-      `attribution_max_tokens`, `attribution_strict`, `answer_template`.
+      `attribution_max_tokens`, `attribution_compile`, `attribution_strict`, `answer_template`.
     - [`~trl_segment.TraceConfig`], how a row is read: `segmenter`, `segment_pattern`, `answer_column`,
       `question_template`, `reasoning_start`, `reasoning_end`.
 
@@ -46,7 +47,10 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
             Name or folder of another model to attribute with. It is loaded with its own tokenizer when training begins
             and freed before the first step. If `None`, the trained model is used.
         attribution_dtype (`str`, *optional*, defaults to `"auto"`):
-            Precision to load `attribution_model` in.
+            Precision that attributions are computed in: `"bfloat16"`, `"float16"`, `"float32"`, `"tf32"` (float32
+            whose products an NVIDIA GPU makes in TF32), or `"auto"`, that of the model. The trained model's weights
+            are cast for it and are afterwards as before, and its mixed precision is off meanwhile. What each
+            precision brings is on the page on real models.
         attribution_adapter (`bool`, *optional*, defaults to `False`):
             Whether the adapter of the trained model is on while it attributes.
         reattribute_every_epochs (`int`, *optional*):
@@ -86,7 +90,13 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
         default=None,
         metadata={"help": "Another model to attribute with, loaded when training begins and freed before it does."},
     )
-    attribution_dtype: str = field(default="auto", metadata={"help": "Precision to load `attribution_model` in."})
+    attribution_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "Precision of the attribution: bfloat16, float16, float32, tf32, or 'auto', that of the model.",
+            "choices": list(PRECISIONS),
+        },
+    )
     attribution_adapter: bool = field(
         default=False, metadata={"help": "Whether the trained model's adapter is on while it attributes."}
     )
@@ -115,6 +125,11 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
             raise ValueError(
                 f"Unknown completion rendering {self.completion_rendering!r}. Pass one of "
                 f"{', '.join(map(repr, COMPLETION_RENDERINGS))}."
+            )
+        if self.attribution_dtype not in PRECISIONS:
+            raise ValueError(
+                f"Unknown `attribution_dtype` {self.attribution_dtype!r}. Pass one of "
+                f"{', '.join(map(repr, PRECISIONS))}."
             )
         if self.dropped_segments not in DROPPED_SEGMENTS:
             raise ValueError(

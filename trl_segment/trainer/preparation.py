@@ -16,9 +16,10 @@ from trl import pack_dataset
 
 from .. import traces
 from ..configs import config_of
+from ..models import check_tokenizer
 from ..selection import SelectionConfig
 from ..store import KeyIndex, open_store
-from ..traces import Trace, render_prompt
+from ..traces import Trace, render_prompt, row_name
 from . import rows as row_steps
 from ._trl_compat import PREPARED_COLUMNS, main_process_first
 from .rows import (
@@ -125,6 +126,12 @@ class Preparation:
             [`~datasets.Dataset`] or [`~datasets.IterableDataset`]: With prompts and completions for question rows.
         """
         self._trains_questions = self.has_questions(dataset)
+        if self._trains_questions and self.args.assistant_only_loss and self.args.completion_rendering != "template":
+            raise ValueError(
+                "`assistant_only_loss=True` needs the chat template's marks, but rows of questions and solutions are "
+                "rendered verbatim. Leave it out: their loss is on the solution alone. Or set "
+                "`completion_rendering='template'` with a template that keeps the reasoning."
+            )
         with main_process_first():
             return self.as_prompt_completion(dataset)
 
@@ -149,7 +156,9 @@ class Preparation:
         """Question and solution rows as conversational prompt-completion rows; other formats as they are."""
         if not self.has_questions(dataset):
             return dataset
-        return self._map(dataset, question_to_messages, "questions", fn_kwargs={"reader": self.reader})
+        return self._map(
+            dataset, question_to_messages, "questions", with_indices=True, fn_kwargs={"reader": self.reader}
+        )
 
     def prepare(self, dataset, tokenizer, args, packing, formatting_func, name, chat_template, parent):
         """
@@ -176,6 +185,7 @@ class Preparation:
                     "SFTTrainer does."
                 )
             return parent(dataset, tokenizer, args, packing, formatting_func, name)
+        check_tokenizer(tokenizer)
         training = self.selective and name == "train" and self.table is None
         questions = self.has_questions(dataset) or (name == "train" and self._trains_questions)
         verbatim = args.completion_rendering == "verbatim" or (args.completion_rendering == "auto" and questions)
@@ -194,25 +204,26 @@ class Preparation:
             )
         rows = described = offsets = None
         if numbered:
-            dataset, rows, described, offsets = self._number(dataset, training)
+            dataset, rows, described, offsets = self._number(dataset, training, questions)
         if verbatim and not tokenized:
             dataset = self._map(
                 dataset,
                 render_verbatim,
                 "verbatim",
                 tokenizer,
+                with_indices=True,
                 fn_kwargs={"tokenizer": tokenizer, "reader": self.reader},
                 remove_columns=sorted({"messages", "conversations"} & column_names(dataset)),
             )
         if not numbered:
-            return parent(dataset, tokenizer, args, packing, formatting_func, name)
+            return _naming_rows(parent, dataset, tokenizer, args, packing, formatting_func, name)
         if not streaming and not tokenized and (first := self.reader.text_of(rows[0])).prompt:
             # A template that loses the question is found before TRL tokenizes with it
             render_prompt(first, tokenizer)
         # The parent tokenizes and builds labels, of everything, in order
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
-        dataset = parent(dataset, tokenizer, whole, False, formatting_func, name)
+        dataset = _naming_rows(parent, dataset, tokenizer, whole, False, formatting_func, name)
         pruned = training and args.dropped_segments == "prune"
         if not streaming and args.max_length is not None and training and not pruned:
             self._report_cut(dataset, args.max_length, splits=packing and args.packing_strategy != "bfd")
@@ -285,7 +296,7 @@ class Preparation:
                 f"{', '.join(names)}{', ...' if len(long) > 5 else ''}"
             )
 
-    def _number(self, dataset, training):
+    def _number(self, dataset, training, questions):
         """Make or extend a table of segments; the dataset, its rows as they are, and what to add to their units."""
         if isinstance(dataset, IterableDataset):
             # Which rows will come is not known, but what can come is: what the store holds
@@ -295,15 +306,18 @@ class Preparation:
                     column.append(value)
             self.table = table = SegmentTable(*columns)
             offsets = KeyIndex(table.keys, table.offsets)
-            return dataset.map(carry_trace, fn_kwargs={"reader": self.reader}), None, None, offsets
+            carried = {"reader": self.reader, "question": questions}
+            return dataset.map(carry_trace, with_indices=True, fn_kwargs=carried), None, None, offsets
         # As Python objects, whatever format the user has set
         rows = dataset.with_format(None)
         described = self._map(
             rows,
             describe_trace,
             "described",
+            None,
+            questions,
             with_indices=True,
-            fn_kwargs={"reader": self.reader},
+            fn_kwargs={"reader": self.reader, "question": questions},
             remove_columns=rows.column_names,
             features=DESCRIBED,
         )
@@ -348,6 +362,41 @@ class Preparation:
                 break
             index -= len(rows)
         return described[index]["name"], self.reader.restore(rows[index], described[index])
+
+
+def _naming_rows(parent, dataset, *arguments):
+    """TRL's step. Where it stops at a row, the error says which: TRL's own speaks of keys and types alone."""
+    try:
+        return parent(dataset, *arguments)
+    except Exception as error:
+        if not isinstance(dataset, Dataset):
+            raise
+        index = _first_failing(lambda part: parent(part, *arguments), dataset)
+        if index is None and isinstance(error, ValueError):
+            raise  # of what was asked for, and not of a row
+        index = index or 0
+        raise ValueError(
+            f"{row_name(dataset[index], index)}: SFTTrainer cannot prepare this row ({type(error).__name__}: {error})."
+            " Correct it, or filter it out."
+        ) from error
+
+
+def _first_failing(step, dataset: Dataset) -> int | None:
+    """Number of the first row that a step fails at, found by halves; `None` if it fails at all of them alike."""
+
+    def fails(start, end):
+        try:
+            step(dataset.select(range(start, end)))
+        except Exception:
+            return True
+        return False
+
+    low, high = 0, len(dataset)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fails(low, middle) else (middle, high)
+    of_its_own = fails(low, high) and any(not fails(other, other + 1) for other in {0, len(dataset) - 1} - {low})
+    return low if of_its_own else None
 
 
 def column_names(dataset) -> set[str]:

@@ -1,6 +1,7 @@
 """The steps of preparation, row by row: from a row to its trace, its text, and tokens that know their segment."""
 
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from ..traces import (
     join_completion,
     load_segmenter,
     locate_segments,
+    naming_errors,
     read_text,
     render_prompt,
     row_name,
@@ -33,6 +35,17 @@ UNITS_COLUMN = "segment_units"
 EVAL_UNITS_COLUMN = "eval_segment_units"
 # Column that carries the trace of a streamed row through TRL's own steps
 _TRACE_COLUMN = "segment_trace"
+
+
+def naming_its_row(step: Callable) -> Callable:
+    """A step whose errors, those of the user's functions among them, begin with the name of the row."""
+
+    @functools.wraps(step)
+    def named(row, index, *args, **kwargs):
+        with naming_errors(row_name(row, index)):
+            return step(row, index, *args, **kwargs)
+
+    return named
 
 
 @dataclass
@@ -59,7 +72,9 @@ class TraceReader:
     text_column: str
     formatting_func: Callable | None
 
-    def __call__(self, row: Mapping[str, Any]) -> Trace:
+    def __call__(self, row: Mapping[str, Any], question: bool = False) -> Trace:
+        if question:  # what the row was before it became messages, which do not show that something is missing
+            row = {name: value for name, value in row.items() if name not in ("prompt", "completion")}
         # The user's function gets the user's row
         answer_func = None if self.answer_func is None else lambda _: self.answer_func(row)
         return build_trace(self._formatted(row), self.config, self.segmenter, answer_func, self.text_column)
@@ -95,14 +110,16 @@ class TraceReader:
         return [dataclasses.asdict(self.config), self.text_column, sources, functions]
 
 
-def question_to_messages(row, reader):
+@naming_its_row
+def question_to_messages(row, index, reader):
     trace = reader.text_of(row)
     return {"prompt": trace.prompt, "completion": [{"role": "assistant", "content": trace.completion}]}
 
 
-def describe_trace(row, index, reader):
+@naming_its_row
+def describe_trace(row, index, reader, question):
     """Where the segments of a row lie: the only place where a row is cut."""
-    trace = reader(row)
+    trace = reader(row, question)
     return {
         "key": trace.key,
         "name": row_name(row, index),
@@ -126,7 +143,8 @@ DESCRIBED = Features(
 )
 
 
-def render_verbatim(row, tokenizer, reader):
+@naming_its_row
+def render_verbatim(row, index, tokenizer, reader):
     trace = reader.text_of(row)
     prompt = render_prompt(trace, tokenizer)
     bos = tokenizer.bos_token
@@ -148,9 +166,10 @@ def _training_text(row, tokenizer, chat_template, text_column) -> tuple[str, boo
     return text, False
 
 
-def carry_trace(row, reader):
+@naming_its_row
+def carry_trace(row, index, reader, question):
     """Write the trace of a streamed row beside it, since later steps cannot go back to the row as it was."""
-    trace = reader(row)
+    trace = reader(row, question)
     return {_TRACE_COLUMN: json.dumps({"key": trace.key, **dataclasses.asdict(trace)})}
 
 
@@ -163,6 +182,7 @@ def cut_units(row, cut):
     return {UNITS_COLUMN: row[UNITS_COLUMN][slice(*cut)]}
 
 
+@naming_its_row
 def add_units(row, index, rows, described, reader, tokenizer, chat_template, offsets, cut, tokenized, column):
     """
     The units of a prepared row's tokens.
@@ -220,17 +240,25 @@ def add_units(row, index, rows, described, reader, tokenizer, chat_template, off
         )
     if trace.problem is not None or offset is None:
         return {column: np.zeros(len(row["input_ids"]), dtype=np.int32)[slice(*cut)]}
+    text, special = _training_text(row, tokenizer, chat_template, reader.text_column)
+    wanted = np.asarray(row["input_ids"])
+    ways = [(text, special)]
     if tokenized:
-        text, add_special_tokens = tokenizer.decode(row["input_ids"]), False
+        # Whoever did it may have done it otherwise; only where no text beside the tokens fits is one made of them
+        ended = text + (tokenizer.eos_token or "")
+        ways += [(text, not special), (ended, True), (ended, False), (tokenizer.decode(wanted), False)]
+    for text, add_special_tokens in ways:
+        ids, spans = encode_with_spans(tokenizer, text, add_special_tokens)
+        # Rows that came with their tokens may have been cut
+        if np.array_equal(ids[: len(wanted)] if tokenized else ids, wanted):
+            break
     else:
-        text, add_special_tokens = _training_text(row, tokenizer, chat_template, reader.text_column)
-    ids, spans = encode_with_spans(tokenizer, text, add_special_tokens)
-    if not np.array_equal(ids, row["input_ids"]):
         raise RuntimeError(
-            f"{name}: this example has {len(row['input_ids'])} tokens, but its text gives {len(ids)} or others, so "
-            "segments cannot be placed. If it was tokenized beforehand, use the trainer's own tokenizer; if the chat "
-            "template depends on the time or on chance, fix it."
+            f"{name}: this example has {len(wanted)} tokens, but its text gives {len(ids)} or others, so segments "
+            "cannot be placed. If it was tokenized beforehand, use the trainer's own tokenizer and template, or leave "
+            "'input_ids' out; if the chat template depends on the time or on chance, fix it."
         )
+    spans = spans[: len(wanted)]
     units = training_units(text, spans, locate_segments(text, trace, tokenizer.name_or_path))
     units[units > 0] += offset
     return {column: units[slice(*cut)]}

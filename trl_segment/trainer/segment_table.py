@@ -169,7 +169,7 @@ class SegmentTable:
             [`SelectionSummary`]: What is kept, and which traces are trained in full and why.
 
         Raises:
-            `ValueError`: If the store lacks a trace.
+            `ValueError`: If the store lacks a trace, or has numbers for more or fewer segments than one has.
         """
         missing = self.missing(store)
         if missing:
@@ -182,12 +182,14 @@ class SegmentTable:
             )
         summary = SelectionSummary(traces=len(self.keys))
         trained = np.ones(len(self.trained), dtype=bool)
-        for key, name, offset, problem in zip(self.keys, self.names, self.offsets, self.problems, strict=True):
+        columns = (self.keys, self.names, self.num_segments, self.offsets, self.problems)
+        for key, name, num_segments, offset, problem in zip(*columns, strict=True):
             row = store[key]
             problem = problem or row.problem
             if problem is not None:
                 summary.skipped.setdefault(problem, []).append(name)
                 continue
+            row.check_segments(num_segments, name)
             scores = row.segment_scores
             kept = select(scores, config, key).kept
             summary.reliability.add(name, row.reliability)

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ...models.inspection import unwrap_adapter
+from ...models.passes import reads_ids
 from ...models.sharding import Lockstep
 from ...selection import SegmentScores, SelectionConfig
 from ..quadrature import Reliability
@@ -109,6 +111,36 @@ class Scorer(abc.ABC):
         self.model = model
         self.lockstep = Lockstep(model)
         self.max_tokens_per_forward = max_tokens_per_forward
+        self._reads_embeddings_alone = False
+
+    def check_embeddings(self, value_of: Callable[[torch.Tensor], float], ids: torch.Tensor, f_input: float) -> None:
+        """
+        Refuse a model of which embeddings are not all that it reads of a token. The first sequence tells.
+
+        Args:
+            value_of (`Callable[[torch.Tensor], float]`):
+                See [`~trl_segment.models.passes.reads_ids`].
+            ids (`torch.Tensor`):
+                Token IDs, shape (tokens,).
+            f_input (`float`):
+                F of the sequence, in nats.
+
+        Raises:
+            `ValueError`: If token IDs enter the model beside its embedding module.
+        """
+        if self._reads_embeddings_alone:
+            return
+        change = reads_ids(value_of, ids, f_input)
+        if change:
+            raise ValueError(
+                f"{type(unwrap_adapter(self.model)).__name__} reads token IDs beside its embeddings (per-layer "
+                f"embeddings, or experts chosen by ID): log p(answer) changes by {change:.3g} where other IDs come "
+                f"with the same embeddings. The scorer {self.name!r} moves the embeddings alone, so the IDs would "
+                "stay at the text and its scores would be of something else. Attribute with another model "
+                "(`attribution_model`; scores are of text and carry over), or with `attribution_scorer='marginal'`, "
+                "which takes tokens out instead."
+            )
+        self._reads_embeddings_alone = change is not None
 
     @classmethod
     def from_config(

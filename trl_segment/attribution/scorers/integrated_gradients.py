@@ -22,6 +22,7 @@ from ...models.inspection import slices_logits, unwrap_adapter
 from ...models.passes import EmbeddingSwap, Passes, split_target
 from ...selection import SelectionConfig, sum_over_segments
 from ..decision import SelectionSettled
+from ..memory import TOKENS_PER_PASS, USABLE, PassPlan, free_memory, plan_passes
 from ..quadrature import (
     RULES,
     Evaluation,
@@ -82,10 +83,13 @@ class IntegratedGradients(Scorer):
         noise_scale (`float`, *optional*, defaults to `0.1`):
             Standard deviation of that noise, as a share of the standard deviation of the input's embeddings.
         max_tokens_per_forward (`int`, *optional*):
-            Token budget of one forward pass. As many nodes of a sequence run together as fit; a sequence longer than
-            the budget runs alone with gradient checkpointing. If `None`, as many nodes as 16,384 tokens hold run
-            together on an accelerator, one on CPU, where more cost memory and gain nothing. Out of memory halves the
-            budget and tries again.
+            Token budget of one forward pass: as many nodes of a sequence run together as fit, and a sequence longer
+            than the budget runs alone with gradient checkpointing. By default passes are planned from the model's
+            shape and the free memory, see [`~trl_segment.attribution.memory.plan_passes`]: nodes run together up to
+            16,384 tokens (one by one on CPU, where more gain nothing), and a sequence that does not fit recomputes as
+            few layers as it can. A pass that runs out of memory all the same is planned again with half as much.
+        memory (`int`, *optional*):
+            Bytes for activations that passes are planned with. Defaults to what is free when a sequence begins.
 
     Raises:
         `ValueError`: On an unknown rule, path, stop or baseline, or a model without the token of the baseline.
@@ -117,6 +121,7 @@ class IntegratedGradients(Scorer):
         noise_samples: int = 0,
         noise_scale: float = 0.1,
         max_tokens_per_forward: int | None = None,
+        memory: int | None = None,
     ):
         check_rule(rule, evaluations)
         if path not in PATHS:
@@ -124,6 +129,9 @@ class IntegratedGradients(Scorer):
         if stop not in STOPS:
             raise ValueError(f"Unknown stop {stop!r}. Pass one of {', '.join(map(repr, STOPS))}.")
         super().__init__(model, max_tokens_per_forward)
+        self.memory = memory
+        # Share of the free memory that passes are planned with, and the bytes that are free
+        self._usable, self._free = USABLE, 0.0
         self.rule = rule
         self.evaluations = RULES[rule].default if evaluations is None else evaluations
         self.tolerance = tolerance
@@ -220,7 +228,9 @@ class IntegratedGradients(Scorer):
             EmbeddingSwap(self.model.get_input_embeddings()) as swap,
         ):
             run = Passes(self.model, swap, ids, targets, self.lockstep)
+            self._free = free_memory(run.ids.device) if self.memory is None else self.memory
             f_input, real = run.capture(ids)
+            self.check_embeddings(lambda others: run.with_ids(others, real), ids, f_input)
             f_baseline, base = self._baseline(run, ids, real, segments)
             inputs, values = [real], [f_input]
             if self.noise_samples > 0:
@@ -309,27 +319,48 @@ class IntegratedGradients(Scorer):
         )
 
     def _evaluate(self, run, nodes, real, base) -> list[Evaluation]:
-        """The integrand at some nodes, as many in one pass as the budget allows."""
+        """The integrand at some nodes, as many in one pass as memory allows."""
         evaluations = []
         while len(evaluations) < len(nodes):
-            batch, checkpointed = self._fitting(run, len(nodes) - len(evaluations))
+            plan = self._plan(run, len(nodes) - len(evaluations))
             try:
-                values, products = run.gradients(nodes[len(evaluations) :][:batch], real, base, checkpointed)
+                values, products = run.gradients(
+                    nodes[len(evaluations) :][: plan.nodes], real, base, plan.recomputed_layers
+                )
                 evaluations += [Evaluation(float(v), row) for v, row in zip(values, products, strict=True)]
             except RuntimeError as error:
-                if checkpointed or not _out_of_memory(error) or self.lockstep.active:
+                if not _out_of_memory(error) or self.lockstep.active or not self._shrink(run, plan):
                     raise
-                # Half of what failed; under the sequence's length that means checkpointing
-                self.max_tokens_per_forward = max(1, batch * len(run.ids) // 2)
-                logger.warning(f"Out of memory: continuing with {self.max_tokens_per_forward:,} tokens per forward.")
         return evaluations
 
-    def _fitting(self, run, count) -> tuple[int, bool]:
-        """How many of `count` nodes run together, and whether one needs checkpointing to run at all."""
+    def _plan(self, run, count) -> PassPlan:
+        """How the next of `count` nodes run."""
+        config, tokens = self.model.config, len(run.ids)
         budget = self.max_tokens_per_forward
-        if budget is None:
-            return (1 if run.ids.device.type == "cpu" else max(1, min(count, 16384 // len(run.ids)))), False
-        return max(1, min(count, budget // len(run.ids))), len(run.ids) > budget
+        if budget is not None:
+            layers = config.get_text_config().num_hidden_layers
+            return PassPlan(max(1, min(count, budget // tokens)), layers if tokens > budget else 0)
+        # On a CPU more nodes cost memory and gain nothing
+        most = 1 if run.ids.device.type == "cpu" else min(count, TOKENS_PER_PASS // tokens)
+        room = self._usable * self._free
+        return plan_passes(config, tokens, room, self.model.dtype.itemsize, most, self.lockstep.active)
+
+    def _shrink(self, run, plan) -> bool:
+        """Plan with less memory after a pass that did not fit; `False` if there is nothing left to save."""
+        layers = self.model.config.get_text_config().num_hidden_layers
+        if plan.nodes == 1 and plan.recomputed_layers >= layers:
+            return False
+        if self.max_tokens_per_forward is not None:
+            # Half of what failed; under the sequence's length that means checkpointing
+            self.max_tokens_per_forward = max(1, plan.nodes * len(run.ids) // 2)
+            logger.warning(f"Out of memory: continuing with {self.max_tokens_per_forward:,} tokens per forward.")
+            return True
+        # What failed was planned to fit, so the plan counts too little of it: half of that from now on
+        planned = plan.bytes(self.model.config, len(run.ids), self.model.dtype.itemsize)
+        self._usable = min(self._usable, planned / self._free) / 2
+        room = self._usable * self._free / 2**30
+        logger.warning(f"Out of memory: continuing with passes that are planned for {room:,.2f} GiB of activations.")
+        return True
 
     def _baseline(self, run, ids, real, segments):
         """F of the baseline and its embeddings, shape (tokens, hidden)."""

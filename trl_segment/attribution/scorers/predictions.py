@@ -31,6 +31,7 @@ class GradientTimesInput(Scorer):
         with frozen_mode(self.model), EmbeddingSwap(self.model.get_input_embeddings()) as swap:
             run = Passes(self.model, swap, ids, targets, self.lockstep)
             f_input, real = run.capture(ids)
+            self.check_embeddings(lambda others: run.with_ids(others, real), ids, f_input)
             _, products = run.gradients([1.0], real, torch.zeros_like(real))
         tokens = np.append(products[0], 0.0)
         return Attribution(sum_over_segments(tokens, segments), f_input, tokens, evaluations=1)

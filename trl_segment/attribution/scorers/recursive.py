@@ -92,6 +92,9 @@ class RecursiveAttribution(Scorer):
             with torch.no_grad():
                 f_input = self._value(ids, weights, real=None, swap=swap).item()
                 real = swap.captured[0].detach().float()
+                self.check_embeddings(
+                    lambda others: self._value(ids, weights, real[None], swap, others).item(), ids, f_input
+                )
                 base = self._start(real)
             made = 0
             for _ in range(self.hops + 1):
@@ -112,12 +115,15 @@ class RecursiveAttribution(Scorer):
             return self.model.get_input_embeddings().weight[self.baseline].detach().float().expand_as(real)
         return self.baseline.to(real).expand_as(real)
 
-    def _value(self, ids, weights, real, swap):
-        """Weighted log-probability of the tokens. Only positions with a weight get logits."""
+    def _value(self, ids, weights, real, swap, told=None):
+        """
+        Weighted log-probability of the tokens. Only positions with a weight get logits. `told` are other IDs that the
+        model is fed beside the embeddings.
+        """
         swap.replacement = real
         positions = torch.from_numpy(np.flatnonzero(weights[1:])).to(ids.device)
         keep = {"logits_to_keep": positions} if slices_logits(self.model) else {}
-        logits = self.model(input_ids=ids[None, :-1], use_cache=False, **keep).logits[0]
+        logits = self.model(input_ids=(ids if told is None else told)[None, :-1], use_cache=False, **keep).logits[0]
         log_probs = (logits if keep else logits[positions]).float().log_softmax(dim=-1)
         factors = torch.from_numpy(weights).to(log_probs)[positions + 1]
         return (log_probs.gather(-1, ids[positions + 1][:, None])[:, 0] * factors).sum()

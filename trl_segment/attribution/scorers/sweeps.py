@@ -17,6 +17,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from ...models.frozen import frozen_mode
+from ...models.inspection import slices_logits
 from ...models.loading import process_state
 from ...models.passes import split_target
 from ...models.sharding import Pass
@@ -109,6 +110,8 @@ class BackwardSweep(Scorer):
         ids = torch.cat([fed, answer[-1:]]).to(device)
         self._tokens_run = 0
         with frozen_mode(self.model), torch.no_grad():
+            # Without rewriting, only the answer is read: no other position needs logits
+            self._read = None if self.rounds or not slices_logits(self.model) else len(answer)
             cache = DynamicCache()
             log_probs, _ = self._run(cache, ids[:-1], ids[1:])
             # From here on entry t speaks about token t; nothing is said about the first token
@@ -180,6 +183,16 @@ class BackwardSweep(Scorer):
         return log_probs, best, [(layer.keys, layer.values) for layer in cache.layers]
 
     def _run(self, cache, inputs, labels) -> tuple[np.ndarray, torch.Tensor]:
+        if self._read is not None:
+            self.lockstep.agree(Pass.FORWARD)
+            kept = min(self._read, len(inputs))
+            logits = self.model(
+                input_ids=inputs[None], past_key_values=cache, use_cache=True, logits_to_keep=kept
+            ).logits[0]
+            log_probs = logits.float().log_softmax(dim=-1).gather(-1, labels[-kept:].to(logits.device)[:, None])[:, 0]
+            self._tokens_run += len(inputs)
+            unread = np.zeros(len(inputs) - kept)
+            return np.concatenate([unread, log_probs.double().cpu().numpy()]), labels
         log_probs, best = [], []
         for first in range(0, len(inputs), self.piece):
             piece = inputs[first : first + self.piece]
