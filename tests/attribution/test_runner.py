@@ -17,6 +17,7 @@ from trl_segment.attribution import (
     attribute_traces,
     attribution_settings,
 )
+from trl_segment.attribution.plan import plan_attribution
 from trl_segment.attribution.sharing import deal_by_length
 from trl_segment.models import Passes, weights_fingerprint
 from trl_segment.store import AttributionStore
@@ -101,6 +102,23 @@ def test_repeats_are_attributed_once(tmp_path, model, tokenizer, rows, logged):
     assert repeated == "2 of 5 traces repeat an earlier one and share its scores."
     summary, _ = run(named([rows[0], rows[0]]), model, tokenizer, tmp_path)
     assert (summary.attributed, summary.reused, summary.repeated) == (0, 1, 1)
+
+
+def test_what_rows_do_not_say_is_counted_and_named(tmp_path, model, tokenizer, logged):
+    traces = named(
+        [
+            text_row("<think>One.\n\nWait, two.</think>\\boxed{2}"),
+            text_row("One.\n\nWait, two.\n\nIt is \\boxed{2}."),
+            text_row("<think>One.\n\nWait, three.</think>2", answer="We add.\n#### 2"),
+        ]
+    )
+    summary, _ = run(traces, model, tokenizer, tmp_path)
+    assert (summary.attributed, summary.notes) == (3, {traces[1][1].note: ["row 1"], traces[2][1].note: ["row 2"]})
+    (message,) = [message for message in logged if "do not say" in message]
+    assert message.startswith("2 of 3 traces do not say where their reasoning or their answer stands:\n")
+    assert "\n  1 x no marks of reasoning such as <think>, so everything in front of the paragraph" in message
+    plan = plan_attribution(traces, model.config, tokenizer, AttributionConfig())
+    assert plan.notes == summary.notes
 
 
 def test_traces_that_cannot_be_attributed_are_counted_and_named(tmp_path, model, tokenizer, logged):

@@ -677,3 +677,11 @@ def test_made_rows_have_segments_and_an_answer(row):
     check_sequence(
         trace, "tiny", f"<|im_start|>user\n{trace.prompt[0]['content']}<|im_end|>\n<|im_start|>assistant\n<think>"
     )
+
+
+def test_an_answer_as_long_as_a_solution_is_a_problem():
+    tokenizer = tiny_tokenizer()
+    trace = build_trace({"prompt": "p", "completion": "<think>a\n\nWait, b</think>c", "answer": "1 + " * 40 + "1"})
+    assert trace.problem is None
+    problem = attributed_sequence(trace, tokenizer).problem
+    assert problem == "the answer has more than 64 tokens, as a solution has, not an answer"

@@ -243,3 +243,28 @@ def test_other_values_stop_nothing(value):
 def test_any_text_is_read(text):
     assert extract_answer(text) is None or isinstance(extract_answer(text), str)
     assert isinstance(answer_of_field(text)[0], str)
+
+
+HOSTILE = [
+    r"\boxed{",
+    r"\boxed",
+    r"\boxed\frac{",
+    "{",
+    "\\",
+    "#### ",
+    "####\n",
+    " ",
+    "the answer is ",
+    "\nAnswer:",
+    "$",
+    "**",
+]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_long_hostile_text_is_read(piece):
+    """Not timed: a quadratic scanner would take very long. `benchmarks/linear.py` prints how time grows."""
+    text = piece * (200_000 // len(piece))
+    for ending in ("", "}" * 20_000):
+        assert extract_answer(text + ending) is None or isinstance(extract_answer(text + ending), str)
+        assert isinstance(answer_of_field(text + ending)[0], str)

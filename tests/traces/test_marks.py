@@ -41,6 +41,10 @@ HEADERS = [
     "<start_of_turn>user\nQ<end_of_turn>\n<start_of_turn>model\n",
     "<｜User｜>Q<｜Assistant｜>",
     "Question: 2 + 3?\n\nHowever, show it.\nAnswer: ",
+    "## Instruction:\nSolve.\n\n## Response\n",
+    # The instruction of R1-Zero speaks of the marks
+    "Use <think> reasoning </think> and <answer> answer </answer>. User: 2 + 3?\n\nHowever, fast. Assistant: ",
+    "User: 1 + 1?\nAssistant: It is 2.\nUser: 2 + 3?\nAssistant: ",
 ]
 
 
@@ -88,6 +92,13 @@ def test_text_without_marks_keeps_question_and_answer_out(header):
     assert (trace.prompt, trace.problem) == (header, None)
     assert trace.segment_texts == PIECES
     assert "no marks of reasoning" in trace.note
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_text_with_both_marks_keeps_the_question_out(header):
+    trace = build_trace({"text": f"{header}<think>\n{REASONING}\nAssistant: no.</think>\n\n{RESPONSE}"})
+    assert (trace.prompt, trace.problem, trace.note) == (header, None, None)
+    assert trace.segment_texts[1:] == [*PIECES[1:-1], PIECES[-1] + "\nAssistant: no."]
 
 
 @pytest.mark.parametrize("heading", ["", "**Final Answer**\n\n", "### Answer\n\n"])

@@ -1,8 +1,19 @@
+import re
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trl_segment.traces import PAPER_KEYWORDS, RETRO_SEARCH_KEYWORDS, SEGMENTERS, check_segmenter, segment_text
+from trl_segment.traces import (
+    PAPER_KEYWORDS,
+    RETRO_SEARCH_KEYWORDS,
+    SEGMENTERS,
+    TraceConfig,
+    build_trace,
+    check_segmenter,
+    segment_text,
+    segmentation,
+)
 
 
 # Pieces that meet every rule and miss every rule narrowly
@@ -150,6 +161,33 @@ def test_regex_cuts_where_it_matches():
     assert pieces("x.y.", "regex", r"\.") == ["x", ".y", "."]
     assert pieces("xy", "regex", "$") == ["xy"]
     assert pieces("xy", "regex", "z") == ["xy"]
+
+
+def test_a_pattern_that_never_ends_is_stopped_and_then_refused(monkeypatch):
+    monkeypatch.setattr(segmentation, "PATTERN_SECONDS", 0.3)
+    pattern, text = "(x+x+)+y", "x" * 60
+    row = {"prompt": "p", "completion": f"<think>{text}</think>\\boxed{{1}}"}
+    for _ in range(segmentation._MOST_SLOW_TEXTS):
+        trace = build_trace(row, TraceConfig("regex", pattern))
+        assert trace.problem == "`segment_pattern` takes more than 0.3 s on it"
+    with pytest.raises(ValueError, match=r"took more than 0.3 s on each of 3 texts"):
+        build_trace(row, TraceConfig("regex", pattern))
+    assert pieces("x.y.", "regex", r"\.") == ["x", ".y", "."]
+
+
+@given(text=_TEXTS, pattern=st.sampled_from([r"\n\n", "(?m)^", "$", r"(?<=a)\s", "[A-Z]", "", r"\b"]))
+@settings(deadline=None, max_examples=50)
+def test_a_pattern_matches_where_re_says(text, pattern):
+    expected = sorted({0, *(match.start() for match in re.finditer(pattern, text))} - {len(text)}) if text else []
+    assert [start for start, _ in segment_text(text, "regex", pattern or "(?:)")] == expected
+
+
+@pytest.mark.parametrize("piece", ["\n", "\r\n", "\n\n ", "\n\nWait", "\n \r\n"])
+def test_hostile_newlines_of_a_megabyte_are_cut(piece):
+    """Not timed: a quadratic scanner would take hours."""
+    text = piece * (10**6 // len(piece))
+    for segmenter in SEGMENTERS[:-1]:
+        assert "".join(pieces(text, segmenter)) == text
 
 
 def test_callable_gives_the_pieces():

@@ -457,6 +457,13 @@ def test_traces_that_cannot_be_attributed_are_counted_named_and_trained_in_full(
     assert masked[6] == masked[0]
 
 
+def test_rows_without_marks_are_named_in_training_too(tmp_path, tokenizer, trl_segment_log):
+    rows = [{"prompt": "1 + 1?", "completion": f"One.\n\nWait, {i}.\n\nIt is \\boxed{{2}}."} for i in range(3)]
+    rows[0]["completion"] = "<think>One.\n\nWait, 0.</think>\\boxed{2}"
+    make_trainer(tmp_path, tokenizer, Dataset.from_list(rows))
+    assert "2 of 3 traces do not say where their reasoning or their answer stands" in logged(trl_segment_log)
+
+
 def test_traces_beyond_max_length_are_counted_and_named(tmp_path, tokenizer, caplog):
     dataset = messages(make_rows(6)).add_column("id", list("abcdef"))
     lengths = [

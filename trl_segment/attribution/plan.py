@@ -33,6 +33,8 @@ class AttributionPlan:
             Traces that repeat an earlier one.
         skipped (`dict[str, list[str]]`):
             Names of the traces that cannot be attributed, by reason.
+        notes (`dict[str, list[str]]`):
+            Names of the traces in which something was taken that the row does not say, by what was taken.
         most_evaluations (`float` or `None`):
             Gradient evaluations per trace, at most; `None` for scorers that take none.
         mean_evaluations (`float` or `None`):
@@ -47,6 +49,7 @@ class AttributionPlan:
     reused: int = 0
     repeated: int = 0
     skipped: dict[str, list[str]] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
     most_evaluations: float | None = None
     mean_evaluations: float | None = None
     differences: list[str] = field(default_factory=list)
@@ -92,6 +95,8 @@ def plan_attribution(
     seen = set()
     for name, trace in traces:
         plan.traces += 1
+        if trace.note is not None:
+            plan.notes.setdefault(trace.note, []).append(name)
         if trace.key in seen:
             plan.repeated += 1
         elif store is not None and not plan.differences and trace.key in store:

@@ -16,7 +16,7 @@ from ..models.precision import split_precision
 from ..progress import progress_bar
 from ..selection import SelectionConfig, select
 from ..store import AttributionStore, open_store
-from ..traces import encode_with_spans, join_completion, render_prompt, row_name
+from ..traces import describe_notes, encode_with_spans, join_completion, render_prompt, row_name
 from .data import load_train_split, trace_reader
 from .errors import UserError
 from .output import count, reasons, say, some_of
@@ -157,6 +157,8 @@ def _say_attribution(traces, total, model_config, tokenizer, config: Attribution
         "attributable.",
         *reasons(plan.skipped),
     )
+    if plan.notes:
+        say(describe_notes(plan.notes, plan.traces))
     if plan.differences:
         say(
             f"The store at {run.path!r} was made with other settings, so the run would be refused:",

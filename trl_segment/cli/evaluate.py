@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     if decoding_args.dry_run:
         plan_outputs(_labels(args.models), _labels(args.problems), decoding_args, problem_args)
         return
-    with Grader() as grader:
+    with Grader(marks=problem_args.trace_config.marks) as grader:
         if args.outputs:
             graded, rows = _grade_files(args, problem_args, grader)
             sets = ["outputs"]

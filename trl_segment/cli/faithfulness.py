@@ -1,5 +1,6 @@
 """`trl-segment faithfulness`: sufficiency and necessity of a selection against random segments of the same share."""
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -123,6 +124,10 @@ class Measurement:
                 self._measure(row)
             yield row
 
+    def close(self) -> None:
+        """Let other runs write to the folder."""
+        self._confidence.close()
+
     def _measure(self, row):
         confidence = self._confidence.of(row.trace, self.reader.store.settings.answer_template)
         if isinstance(confidence, str):
@@ -199,8 +204,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     folder = Path(args.output_dir)
     measurement = Measurement(reader, selection, args, model_args, folder)
-    for _ in measurement.watch(progress_bar(found, "Measuring", total=len(wanted))):
-        pass
+    with contextlib.closing(measurement):
+        for _ in measurement.watch(progress_bar(found, "Measuring", total=len(wanted))):
+            pass
     reader.say_left_out()
     if not measurement.measured:
         raise UserError(f"no row of the dataset has scores in {reader.name!r}. Was it made of another dataset?")

@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     engine = load_engine(args.model_name_or_path, decoding_args, decoding)
     with OutputFile(outputs, engine.settings) as file:
         records = solve(problems, engine, decoding, decoding_args, file, "Solving")
-    with Grader() as grader:
+    with Grader(marks=problem_args.trace_config.marks) as grader:
         graded, _ = evaluate_outputs(records, grader)
     chosen, without = pick_solutions(records, graded.correct, args.pick)
     if chosen:

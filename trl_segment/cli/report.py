@@ -100,6 +100,7 @@ def main(argv: list[str] | None = None) -> None:
             "Run `trl-segment attribute` on this dataset, or leave --dataset_name out to report on the store alone."
         )
     if measurement is not None:
+        measurement.close()
         reader.say_left_out()
         statistics.faithfulness = measurement.summary()
         say(describe_faithfulness(statistics.faithfulness, CONFIDENCES[measurement_args.confidence]))

@@ -103,6 +103,10 @@ class ProblemArguments:
             User turn made of a question; `{question}` stands for it. Defaults to the paper's, as in training.
         answer_column (`str`, *optional*, defaults to `"answer"`):
             Column with the right answer.
+        reasoning_start (`str`, *optional*):
+            Opens the reasoning of an output, where that is none of the known forms, as in training.
+        reasoning_end (`str`, *optional*):
+            Ends the reasoning of an output, where that is none of the known forms.
     """
 
     max_problems: int | None = field(default=None, metadata={"help": "Only the first so many problems of each set."})
@@ -113,6 +117,12 @@ class ProblemArguments:
         default=QUESTION_TEMPLATE, metadata={"help": "User turn made of a question; {question} stands for it."}
     )
     answer_column: str = field(default="answer", metadata={"help": "Column with the right answer."})
+    reasoning_start: str | None = field(
+        default=None, metadata={"help": "Opens the reasoning of an output, where that is none of the known forms."}
+    )
+    reasoning_end: str | None = field(
+        default=None, metadata={"help": "Ends the reasoning of an output, where that is none of the known forms."}
+    )
 
     def __post_init__(self):
         if self.max_problems is not None and self.max_problems < 1:
@@ -121,7 +131,12 @@ class ProblemArguments:
     @property
     def trace_config(self) -> TraceConfig:
         """How rows are read."""
-        return TraceConfig(question_template=self.question_template, answer_column=self.answer_column)
+        return TraceConfig(
+            question_template=self.question_template,
+            answer_column=self.answer_column,
+            reasoning_start=self.reasoning_start,
+            reasoning_end=self.reasoning_end,
+        )
 
 
 def load_problems(name: str, args: ProblemArguments):

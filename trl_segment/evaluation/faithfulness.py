@@ -7,7 +7,6 @@ unlikely with the dropped ones alone. Neither figure says anything by itself: an
 compared with segments drawn at random that hold the same share of the tokens, on the same trace.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 
 from ..selection import SegmentScores, SelectionConfig, always_trained, select
 from ..traces import Trace, attributed_sequence
+from .gains import open_log_probs, sequence_digest
 from .metrics import Estimate, bootstrap
 
 
@@ -358,6 +358,11 @@ class SubsetConfidence:
         self._load = load
         self._engine = self._file = None
 
+    def close(self) -> None:
+        """Let other runs write to the file."""
+        if self._file is not None:
+            self._file.close()
+
     def of(self, trace: Trace, answer_template: str) -> Callable[[np.ndarray], np.ndarray] | str:
         """
         The confidence function of a trace.
@@ -375,9 +380,7 @@ class SubsetConfidence:
         sequence = attributed_sequence(trace, tokenizer, answer_template)
         if sequence.problem is not None:
             return sequence.problem
-        # Whatever changes a token, a border or the target changes this
-        spans = np.array([sequence.target, *sequence.segments], dtype=np.int64)
-        digest = hashlib.sha256(np.asarray(sequence.input_ids, dtype=np.int64).tobytes() + spans.tobytes()).hexdigest()
+        digest = sequence_digest(sequence)
 
         def confidence(sets: np.ndarray) -> np.ndarray:
             from .confidence import subset_log_probs
@@ -397,11 +400,6 @@ class SubsetConfidence:
 
     def _open(self):
         if self._engine is None:
-            from ..models import weights_fingerprint
-            from .outputs import OutputFile
-
-            model, tokenizer = self._load()
-            settings = {"weights": weights_fingerprint(model), "dtype": str(model.dtype)}
-            self._engine = model, tokenizer
-            self._file = OutputFile(self.path, settings, key=("sequence", "segments"))
+            self._engine = self._load()
+            self._file = open_log_probs(self.path, self._engine[0], ("sequence", "segments"))
         return *self._engine, self._file

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..traces import Trace, attributed_sequence
+from ..traces import AttributedSequence, Trace, attributed_sequence
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .outputs import OutputFile
 
 
 # Scale of the confidence, with the unit of its gains
@@ -73,9 +75,7 @@ class SegmentGains:
         sequence = attributed_sequence(trace, tokenizer, answer_template)
         if sequence.problem is not None:
             return sequence.problem
-        # All that the model reads, whatever template or tokenizer it has come through
-        read = [sequence.input_ids.tolist(), sequence.target, sequence.segments]
-        known = (trace.key, hashlib.sha256(json.dumps(read).encode()).hexdigest()[:32])
+        known = (trace.key, sequence_digest(sequence))
         if known not in file.records:
             values = answer_log_probs(model, sequence.input_ids, sequence.target, sequence.segments)
             file.append({**dict(zip(_KEY, known, strict=True)), "log_probs": values.tolist()})
@@ -85,16 +85,52 @@ class SegmentGains:
 
     def _open(self):
         if self._engine is None:
-            from ..models.inspection import adapter_fingerprint, config_fingerprint, weights_fingerprint
-            from .outputs import OutputFile
-
-            model, tokenizer = self._load()
-            settings = {
-                "weights": weights_fingerprint(model),
-                "adapter": adapter_fingerprint(model),
-                "config": config_fingerprint(model.config),
-                "dtype": str(model.dtype),
-            }
-            self._engine = model, tokenizer
-            self._file = OutputFile(self.path, settings, key=_KEY)
+            self._engine = self._load()
+            self._file = open_log_probs(self.path, self._engine[0], _KEY)
         return *self._engine, self._file
+
+
+def sequence_digest(sequence: AttributedSequence) -> str:
+    """
+    Hash of all that a model reads of a trace, whatever template or tokenizer it has come through.
+
+    Args:
+        sequence ([`~trl_segment.traces.AttributedSequence`]):
+            The attributed sequence.
+
+    Returns:
+        `str`: 32 hexadecimal digits.
+    """
+    read = [sequence.input_ids.tolist(), sequence.target, sequence.segments]
+    return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:32]
+
+
+def open_log_probs(path: Path, model: "PreTrainedModel", key: tuple[str, ...]) -> "OutputFile":
+    """
+    A file of log-probabilities that one model has given.
+
+    Args:
+        path (`Path`):
+            The JSONL file.
+        model ([`~transformers.PreTrainedModel`]):
+            The model.
+        key (`tuple[str, ...]`):
+            Which fields tell records apart.
+
+    Returns:
+        [`~trl_segment.evaluation.outputs.OutputFile`]: The file, locked until it is closed.
+
+    Raises:
+        `ValueError`: If it was made with another model.
+    """
+    from ..models.inspection import adapter_fingerprint, config_fingerprint, weights_fingerprint
+    from ..models.precision import precision_of
+    from .outputs import OutputFile
+
+    settings = {
+        "weights": weights_fingerprint(model),
+        "adapter": adapter_fingerprint(model),
+        "config": config_fingerprint(model.config),
+        "dtype": precision_of(model),
+    }
+    return OutputFile(path, settings, key)

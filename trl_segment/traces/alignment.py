@@ -170,7 +170,7 @@ def locate_segments(text: str, trace: Trace, template_name: str = "") -> list[Sp
         `ValueError`: If the reasoning is not in the text, as with templates that drop it from earlier turns.
     """
     start, end = trace.reasoning
-    position = text.rfind(trace.completion)
+    position = _last_place(text, trace.completion)
     if position >= 0:
         return [(position + a, position + b) for a, b in trace.segments]
 
@@ -183,15 +183,16 @@ def locate_segments(text: str, trace: Trace, template_name: str = "") -> list[Sp
             # The first place: the completion may quote the question
             low = text.find(content.strip()) + len(content.strip())
     response = trace.completion[end:].replace(trace.closing, "", 1).strip()
-    if response and text.rfind(response, low) >= 0:
-        high = text.rfind(response, low)
+    if response:
+        place = _last_place(text[low:], response)
+        high = low + place if place >= 0 else high
     reasoning = trace.completion[start:end]
-    shift = text.rfind(reasoning, low, high) - start
-    if shift + start < 0:
+    place = _last_place(text[low:high], reasoning)
+    if place < 0:
         kept = reasoning.strip()
         start, end = start + reasoning.index(kept), start + reasoning.index(kept) + len(kept)
-        shift = text.rfind(kept, low, high) - start
-    if shift + start < 0:
+        place = _last_place(text[low:high], kept)
+    if place < 0:
         raise ValueError(
             f"The reasoning ({trace.reasoning[1] - trace.reasoning[0]:,} characters, starting "
             f"{reasoning.strip()[:40]!r}) is not in the text that the chat template of {template_name!r} renders: the "
@@ -199,7 +200,14 @@ def locate_segments(text: str, trace: Trace, template_name: str = "") -> list[Sp
             "`completion_rendering='verbatim'` (the prompt is rendered with its generation prompt and the completion "
             "appended as it is), or pass a template that keeps the reasoning with `chat_template_path`."
         )
+    shift = low + place - start
     return [(min(max(a, start), end) + shift, min(max(b, start), end) + shift) for a, b in trace.segments]
+
+
+def _last_place(text: str, part: str) -> int:
+    """`text.rfind(part)` in linear time, which Python has for `find` alone."""
+    place = text[::-1].find(part[::-1])
+    return place if place < 0 else len(text) - place - len(part)
 
 
 def render_prompt(trace: Trace, tokenizer: "PreTrainedTokenizerBase") -> str:

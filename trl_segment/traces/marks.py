@@ -84,9 +84,11 @@ _HEADER = re.compile(
     r"|<\|start_of_role\|>assistant<\|end_of_role\|>|<\|CHATBOT_TOKEN\|>|<seed:bos>assistant"
     r"|<\|start\|>assistant(?!<\|channel\|>(?:final|commentary)))\s*"
 )
-_PLAIN_HEADER = re.compile(
-    r"(?:^[#* ]{0,6}(?i:assistant|response|gpt|chatgpt|model|ai|bot)[* ]{0,3}:|(?<!\w)(?:Assistant|ASSISTANT) ?:)"
-    r"[*]{0,2}\s*",
+# Turns of a chat in plain text
+_TURN = re.compile(
+    r"(?P<user>^[#* ]{0,6}(?i:user|human|instruction|question|problem|input)[* ]{0,3}:|(?<!\w)(?:User|USER|Human) ?:)"
+    r"|(?P<reply>(?:^[#* ]{0,6}(?i:assistant|response|gpt|chatgpt|model|ai|bot)[* ]{0,3}:"
+    r"|^#{1,6} (?i:assistant|response)[ ]*$|(?<!\w)(?:Assistant|ASSISTANT) ?:)[*]{0,2}\s*)",
     re.MULTILINE,
 )
 _QUESTION = re.compile(r"\s*(?:q|question|problem)\s?:", re.IGNORECASE)
@@ -226,17 +228,35 @@ def split_text(text: str, own: Marks | None = None) -> int | None:
     headers = list(_HEADER.finditer(text))
     if headers:
         return headers[-1].end()
+    opening = _opening_of_last_turn(text, own)
+    reply = _reply_of_last_turn(text, -1 if opening is None else opening)
+    if reply is not None or opening is not None:
+        return opening if reply is None else reply
+    question = _QUESTION.match(text)
+    answer = _REPLY.search(text, question.end()) if question else None
+    return answer.end() if answer else None
+
+
+def _opening_of_last_turn(text: str, own: Marks | None) -> int | None:
+    """Of several turns the last. A reasoning may speak of its own mark: the first behind the turn before."""
     for marks in KNOWN_MARKS if own is None else (own, *KNOWN_MARKS):
         if marks.start and marks.start not in _PLAIN_WORDS and marks.start in text:
-            # Of several turns the last. A reasoning may speak of its own mark, so the first behind the last turn's end
             last = -1 if marks.end is None else text.rfind(marks.end)
-            previous = text.rfind(str(marks.end), 0, last) if last > 0 else -1
-            opening = text.find(marks.start, max(previous, 0))
+            before = text.rfind(str(marks.end), 0, last) if last > 0 else -1
+            opening = text.find(marks.start, max(before, 0))
             return opening if opening >= 0 else text.rfind(marks.start)
-    closed = [place for marks in KNOWN_MARKS if not marks.pair and (place := text.rfind(str(marks.end))) >= 0]
-    headers = list(_PLAIN_HEADER.finditer(text, 0, max(closed, default=len(text))))
-    if headers:
-        return headers[-1].end()
-    question = _QUESTION.match(text)
-    reply = _REPLY.search(text, question.end()) if question else None
-    return reply.end() if reply else None
+    return None
+
+
+def _reply_of_last_turn(text: str, opening: int) -> int | None:
+    """
+    Behind the header of the last turn that replies to somebody. A header in a reasoning replies to nobody; marks in
+    front of the question belong to an instruction (`Put your reasoning into <think> </think>`).
+    """
+    place, asked, user = None, True, -1
+    for turn in _TURN.finditer(text):
+        if turn["user"] is not None:
+            asked, user = True, turn.start()
+        elif asked and (opening < 0 or turn.start() < opening or user > opening):
+            place, asked = turn.end(), False
+    return place

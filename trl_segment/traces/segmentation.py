@@ -1,5 +1,7 @@
 """Cut the text of a reasoning trace into segments: character spans that cover it without gap or overlap."""
 
+import atexit
+import collections
 import functools
 import hashlib
 import importlib
@@ -12,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from ..workers import Worker, WorkerDied
 
 
 # The openers of the paper (arXiv 2602.00425); a segment starts at the blank line in front of one of them.
@@ -38,15 +42,25 @@ def _keyword_pattern(keywords: tuple[str, ...]) -> re.Pattern:
     return re.compile(rf"{_BLANK_LINE}(?=(?:{'|'.join(map(re.escape, keywords))})\b)")
 
 
-# A segment starts where the pattern matches, so the newlines go with the segment that they open.
+# A segment starts where the pattern matches, so the newlines go with the segment that they open. Possessive: a run of
+# newlines is read once, and not once from each of its newlines.
 _PATTERNS = {
     "keywords": _keyword_pattern(PAPER_KEYWORDS),
     "retro_search": _keyword_pattern(RETRO_SEARCH_KEYWORDS),
-    "paragraphs": re.compile(r"(?:\r?\n){2,}(?=\S)"),
+    "paragraphs": re.compile(r"(?<!\n)(?<!\r(?=\n))(?:\r?\n){2,}+(?=\S)"),
 }
 SEGMENTERS = (*_PATTERNS, "regex")
 
 Segmenter = str | Callable[[str], list[str]]
+
+# A user's or a store's own pattern: seconds for one text, texts that may take longer, and its length
+PATTERN_SECONDS = 5.0
+_MOST_SLOW_TEXTS = 3
+_LONGEST_PATTERN = 10_000
+
+
+class SlowPatternError(ValueError):
+    """A pattern takes too long on a text."""
 
 
 def check_segmenter(segmenter: Segmenter, pattern: str | None = None) -> None:
@@ -73,9 +87,14 @@ def check_segmenter(segmenter: Segmenter, pattern: str | None = None) -> None:
                 "The segmenter 'regex' needs a pattern: a segment starts wherever it matches. Set `segment_pattern`, "
                 r"for example '\n\n(?=Step \d)'."
             )
+        if len(pattern) > _LONGEST_PATTERN:
+            raise ValueError(
+                f"`segment_pattern` has {len(pattern):,} characters, more than {_LONGEST_PATTERN:,}. Pass a shorter "
+                "one, or a function as the segmenter."
+            )
         try:
             re.compile(pattern)
-        except re.error as error:
+        except (re.error, RecursionError, OverflowError) as error:
             raise ValueError(
                 f"`segment_pattern` {pattern!r} is not a regular expression: {error}. Escape special characters with "
                 "a backslash."
@@ -179,6 +198,8 @@ def segment_text(text: str, segmenter: Segmenter = "keywords", pattern: str | No
 
     Raises:
         `ValueError`: If the segmenter is unknown, or a callable's pieces do not join to `text`.
+        `SlowPatternError`: If `pattern` takes more than 5 s on `text`. On the fourth such text it is a `ValueError`
+            that nobody should catch.
 
     Examples:
     ```python
@@ -202,7 +223,41 @@ def segment_text(text: str, segmenter: Segmenter = "keywords", pattern: str | No
             starts.append(position)
             position += len(piece)
     else:
-        compiled = re.compile(pattern or "") if segmenter == "regex" else _PATTERNS[segmenter]
-        starts = [0, *(match.start() for match in compiled.finditer(text))]
+        if segmenter == "regex":
+            found = _match_starts(pattern or "", text)
+        else:
+            found = [match.start() for match in _PATTERNS[segmenter].finditer(text)]
+        starts = [0, *found]
     bounds = [*sorted(set(starts) - {len(text)}), len(text)]
     return list(itertools.pairwise(bounds))
+
+
+_slow_texts: collections.Counter[str] = collections.Counter()
+
+
+@functools.cache
+def _pattern_worker() -> Worker:
+    worker = Worker(["-I", str(Path(__file__).with_name("pattern_worker.py"))])
+    atexit.register(worker.stop)
+    return worker
+
+
+def _match_starts(pattern: str, text: str) -> list[int]:
+    """Where a foreign pattern matches, found in a process that can be killed."""
+    if _slow_texts[pattern] >= _MOST_SLOW_TEXTS:
+        raise ValueError(
+            f"`segment_pattern` {pattern!r} took more than {PATTERN_SECONDS:g} s on each of {_MOST_SLOW_TEXTS} texts. "
+            "A repeat inside a repeat, such as (a+)+, tries every way to share the text between them. Write a pattern "
+            "without one, or pass a function as the segmenter."
+        )
+    try:
+        found = _pattern_worker().ask([pattern, text], PATTERN_SECONDS)
+    except TimeoutError as error:
+        _slow_texts[pattern] += 1
+        raise SlowPatternError(f"`segment_pattern` takes more than {PATTERN_SECONDS:g} s on it") from error
+    except WorkerDied as error:
+        _slow_texts[pattern] += 1
+        raise SlowPatternError("`segment_pattern` ends the process that looks for it") from error
+    if isinstance(found, str):
+        raise ValueError(f"`segment_pattern` {pattern!r} cannot be looked for: {found}. Write a simpler one.")
+    return found

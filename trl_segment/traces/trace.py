@@ -9,7 +9,7 @@ from typing import Any
 
 from .answers import answer_of_field
 from .marks import DEFAULT_CLOSING, Marks, Reasoning, answer_of_completion, find_reasoning, split_text
-from .segmentation import Segmenter, check_segmenter, segment_text
+from .segmentation import Segmenter, SlowPatternError, check_segmenter, segment_text
 
 
 # What the paper asks of the model.
@@ -213,7 +213,10 @@ def build_trace(
     if problem is None and not text.strip():
         problem = "no reasoning"
     if problem is None:
-        spans = segment_text(text, segmenter or config.segmenter, None if segmenter else config.segment_pattern)
+        try:
+            spans = segment_text(text, segmenter or config.segmenter, None if segmenter else config.segment_pattern)
+        except SlowPatternError as error:
+            spans, problem = [], str(error)
         segments = tuple((start + a, start + b) for a, b in spans)
 
     if answer is None and answer_func is None:

@@ -91,7 +91,7 @@ def selection_section(
             ("Reasoning tokens kept", _share(summary.kept_tokens, summary.tokens)),
         ]
     rows += [(_code(field.name), _code(getattr(config, field.name))) for field in fields(SelectionConfig)]
-    for name in ("segmenter", "segment_pattern", "completion_rendering"):
+    for name in ("segmenter", "segment_pattern", "reasoning_start", "reasoning_end", "completion_rendering"):
         value = getattr(settings, name, None) or getattr(config, name)
         rows += [] if value is None else [(_code(name), _code(value))]
     if config.reattribute_every_epochs is not None:
