@@ -394,6 +394,8 @@ def test_reasoning_field_rendered_by_a_template_is_located():
         ("p<think>\n", "\n<think>a", "a", 8),
         ("p<think>\n", "a</think>b", "a</think>b", 0),
         ("p<think>\n", "a<think>", "a<think>", 0),
+        ("p[THINK]", "[THINK]a[/THINK]b", "a[/THINK]b", 7),
+        ("p<think>", "[THINK]a", "[THINK]a", 0),
         ("p", "a", "a", 0),
     ],
 )

@@ -184,6 +184,19 @@ def test_thinking_parts_are_the_reasoning(content):
     assert trace.prompt == [{"role": "user", "content": [{"type": "text", "text": "2 + 3?"}]}]
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"thinking_trajectories": [REASONING], "attempt": RESPONSE},
+        {"deepseek_thinking_trajectory": REASONING, "deepseek_attempt": RESPONSE},
+    ],
+)
+def test_columns_of_s1k_are_read_in_place_of_its_reference(columns):
+    trace = build_trace({"question": "2 + 3?", "solution": "The reference.\n\nWait, no.", **columns})
+    assert (trace.segment_texts, trace.answer, trace.note) == (PIECES, "5", None)
+    assert trace.completion.endswith(RESPONSE)
+
+
 def test_an_empty_end_is_refused():
     with pytest.raises(ValueError, match="`reasoning_end` is empty"):
         TraceConfig(reasoning_end="")

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..traces import Marks, answer_of_completion, answer_of_field, final_boxes, find_reasoning
-from ..traces.answers import unwrap_answer
+from ..traces.answers import find_boxes, unwrap_answer
 from ..workers import Worker, WorkerDied
 
 
@@ -277,10 +277,17 @@ class Grader:
         if not given:
             return Verdict("no answer")
         verdict = self._compare(gold, given)
-        if not verdict.correct and len(boxes := final_boxes(output[found.response :])) > 1:
-            # The same answer in several forms
-            others = [self._compare(gold, box) for box in boxes]
-            verdict = Verdict("correct", given) if all(other.correct for other in others) else verdict
+        if verdict.correct:
+            return verdict
+        response = output[found.response :] if found.closing is not None else output
+        joined = final_boxes(response)
+        if len(joined) > 1 and all(self._compare(gold, box).correct for box in joined):
+            return Verdict("correct", given)  # the same answer in several forms
+        boxes = list(dict.fromkeys(unwrap_answer(box.content) for box in find_boxes(response) if box.content))
+        if len(boxes) > len(joined) and len(boxes) == gold.count(",") + 1:
+            # Parts of the answer that words stand between
+            together = self._compare(gold, ", ".join(boxes))
+            return together if together.correct else verdict
         return verdict
 
     def grade_all(self, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:

@@ -18,6 +18,11 @@ QUESTION_TEMPLATE = "{question}\nPlease reason step by step, and put your final 
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 # Types of content parts that hold the model's thinking
 _REASONING_PARTS = ("thinking", "reasoning", "think", "thought", "reasoning_text")
+# Columns of s1K, whose `solution` is the reference and not the model's
+_TRAJECTORIES = (
+    ("deepseek_thinking_trajectory", "deepseek_attempt"),
+    ("thinking_trajectories", "attempt"),
+)
 Span = tuple[int, int]
 
 
@@ -180,7 +185,8 @@ def build_trace(
     Args:
         row (`Mapping`):
             Row with `prompt` and `completion`, `messages`, `conversations`, `text`, or `question` (also `problem`) and
-            `solution`. Where several apply, the first of this list counts, as in TRL.
+            `solution`, or s1K's columns beside `question`. Where several apply, the first of this list counts, as in
+            TRL.
         config ([`TraceConfig`], *optional*):
             Segmenter and answer column. Defaults to the paper's.
         segmenter (`Callable`, *optional*):
@@ -386,6 +392,14 @@ def _read_row(
             return "", text, None, "plain text that does not say where the response begins"
         return text[:split], text[split:], None, None
     question = row.get("question") or row.get("problem")
+    for thinking, attempt in _TRAJECTORIES:
+        if question and row.get(thinking) and row.get(attempt) is not None:
+            content = config.question_template.replace("{question}", question)
+            # s1K keeps its trajectories in lists of one
+            parts = [
+                value if isinstance(value, str) else "".join(value[:1]) for value in (row[thinking], row[attempt])
+            ]
+            return [{"role": "user", "content": content}], *_with_reasoning(*parts), None
     if "solution" in row and {"question", "problem"} & row.keys():
         content = config.question_template.replace("{question}", question or "")
         problem = None if question and row["solution"] is not None else f"no {'solution' if question else 'question'}"
@@ -454,8 +468,11 @@ def _read_completion(messages: list[dict[str, Any]]) -> tuple[str, Span | None, 
     thinking = [_content_text(message.get("content"), reasoning=True), *map(message.get, _REASONING_KEYS)]
     for reasoning in thinking:
         if reasoning:
-            reasoning = _content_text(reasoning)
-            opening = "<think>\n"
-            span = (len(opening), len(opening) + len(reasoning))
-            return f"{opening}{reasoning}\n</think>\n\n{content}", span, None
+            return *_with_reasoning(_content_text(reasoning), content), None
     return content, None, None
+
+
+def _with_reasoning(reasoning: str, response: str) -> tuple[str, Span]:
+    """A completion of a reasoning that stood in a field of its own, and its span."""
+    opening = "<think>\n"
+    return f"{opening}{reasoning}\n</think>\n\n{response}", (len(opening), len(opening) + len(reasoning))
