@@ -28,6 +28,7 @@ from .statistics import (
 
 _MOST_BARS = 12
 _FEWEST_SEGMENTS_OF_MEAN = 5
+_LEGEND_CHARACTERS = 50
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,12 @@ def draw_figures(statistics: DatasetStatistics, theme: Theme, file_format: str) 
         for name, draw in _figures(statistics).items():
             figure = Figure(figsize=(5.6, 3.2), layout="constrained")
             FigureCanvasAgg(figure)
-            draw(figure.subplots(), statistics, theme)
-            figure.legend(loc="outside upper left", ncols=4, columnspacing=1.4, handlelength=1.4)
+            axes = figure.subplots()
+            draw(axes, statistics, theme)
+            labels = axes.get_legend_handles_labels()[1]
+            # Four columns of long labels would leave the figure
+            columns = 4 if len("".join(labels)) <= _LEGEND_CHARACTERS else 3
+            figure.legend(loc="outside upper left", ncols=columns, columnspacing=1.4, handlelength=1.4)
             sink = io.BytesIO()
             if file_format == "svg":
                 figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
