@@ -306,7 +306,8 @@ def test_checkpointing_really_recomputes():
         calls.clear()
         ours(model, evaluations=4, max_tokens_per_forward=budget)
         counts[budget] = len(calls)
-    assert counts == {23: 4 + 2, 22: 2 * 4 + 2}
+    # Besides the nodes both ends, and the look at whether embeddings are all that is read
+    assert counts == {23: 4 + 3, 22: 2 * 4 + 3}
 
 
 def test_checkpointing_puts_a_wrapped_forward_back():
