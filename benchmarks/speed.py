@@ -209,13 +209,8 @@ def measure(shape, model, tokens, device, args):
     flops = 2 * forward + 2 * layers * model.config.hidden_size * tokens**2
     for name, *_ in compared:
         useful = None if peak is None or name.startswith("marginal") else flops / (each[name] * peak)
-        yield dict(
-            zip(
-                COLUMNS,
-                (shape, tokens, name, each[name] / each["published"], max(peaks[name]), each[name], useful),
-                strict=True,
-            )
-        )
+        measured = each[name] / each["published"], statistics.median(peaks[name]), each[name], useful
+        yield dict(zip(COLUMNS, (shape, tokens, name, *measured), strict=True))
 
 
 def _card(device):

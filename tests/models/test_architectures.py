@@ -305,7 +305,7 @@ def test_checkpointing_really_recomputes():
         calls.clear()
         ours(model, evaluations=4, max_tokens_per_forward=budget)
         counts[budget] = len(calls)
-    # F of the input and of the baseline, and the one pass that looks for a second way in which a model reads tokens
+    # Besides the nodes both ends, and the look at whether embeddings are all that is read
     assert counts == {23: 4 + 3, 22: 2 * 4 + 3}
 
 

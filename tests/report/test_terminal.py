@@ -131,3 +131,11 @@ def test_a_trace_of_very_many_segments_is_drawn_by_its_ends():
     assert time.perf_counter() - began < 20
     assert "number 0." in shown and "number 49999." in shown and "number 25000." not in shown
     assert "49,000 more segments" in shown
+
+
+@pytest.mark.parametrize("selection", ["attribution", "threshold", "random"])
+def test_a_selection_that_keeps_nothing_is_drawn(selection):
+    trace = build_trace({"prompt": "q", "completion": "<think>a\n\nWait, b\n\nWait, c</think> a", "answer": "5"})
+    nothing = {"keep_first": 0, "keep_last": 0, "beta": 0.0, "min_strength": 1e9, "selection": selection}
+    shown, _ = show(trace, make_row([3, 3, 3], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]), **nothing)
+    assert "kept 0 of 3 segments" in shown

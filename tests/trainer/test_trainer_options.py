@@ -376,6 +376,27 @@ def test_a_streamed_dataset_is_masked_like_one_in_memory(make, layout, tmp_path,
     assert streamed.state.log_history[0]["trained_token_share"] < 1
 
 
+def test_a_streamed_row_that_the_store_could_not_attribute_takes_no_other_rows_units(tmp_path, tokenizer):
+    """A trace of one segment has nothing to select: it is in the store, without scores."""
+    rows = make_rows(3)
+    rows[1]["solution"] = "<think>\nOne segment alone.\n</think>\n\nIt is \\boxed{5}."
+    dataset = messages(rows)
+    whole = make_trainer(tmp_path / "a", tokenizer, dataset, max_steps=1, **ALL_SCORED)
+    whole.train()
+    stored = str(tmp_path / "a" / "_attributions")
+    streamed = make_trainer(
+        tmp_path / "b", tokenizer, dataset.to_iterable_dataset(), max_steps=1, attributions=stored, **ALL_SCORED
+    )
+    prepared = list(streamed.train_dataset)
+    assert not any(prepared[1]["segment_units"])
+    used = [set(row["segment_units"]) - {0} for row in prepared]
+    assert used[0] and used[2] and not used[0] & used[2]
+    streamed.select_segments(AttributionStore(stored))
+    for row, other in zip(prepared, whole.train_dataset, strict=True):
+        one, two = (trainer.data_collator([r])["labels"] for trainer, r in ((streamed, row), (whole, other)))
+        assert torch.equal(one, two)
+
+
 def test_a_streamed_row_without_attribution_is_named(tmp_path, tokenizer):
     rows = make_rows(4)
     make_trainer(tmp_path / "a", tokenizer, messages(rows[:2]), max_steps=1).train()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..store import AttributionStore, StoredAttribution, open_store
+from ..store.rows import check_segments
 from ..traces import Trace, TraceConfig, build_trace, describe_segmenter, load_segmenter, naming_errors, row_name
 from .arguments import DatasetArguments
 from .errors import UserError
@@ -194,8 +195,8 @@ class StoreReader:
         """
         trace = self._read(row, name)
         stored = self.store.get(trace.key)
-        if stored is not None and trace.problem is None:
-            stored.check_segments(len(trace.segments), name)
+        if stored is not None and stored.problem is None and trace.problem is None:
+            check_segments(len(stored.num_tokens), len(trace.segments), name)
         return FoundRow(name, row, trace, stored)
 
     def all(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[FoundRow]:

@@ -79,6 +79,28 @@ def find_impossible(rows: pa.RecordBatch) -> dict[int, str]:
     return {int(row): said for said, wrong in reversed(problems.items()) for row in np.flatnonzero(wrong)}
 
 
+def check_segments(stored: int, segments: int, name: str) -> None:
+    """
+    That a store has as many numbers as a trace has segments.
+
+    Args:
+        stored (`int`):
+            Number of segments that it has scores of.
+        segments (`int`):
+            Number of segments of the trace.
+        name (`str`):
+            What the trace is called.
+
+    Raises:
+        `ValueError`: If there are more or fewer.
+    """
+    if stored != segments:
+        raise ValueError(
+            f"{name}: the store has the scores of {stored} segments, but the trace has {segments}. No run of this "
+            "package makes such a row. Make the attributions again in another folder."
+        )
+
+
 @dataclass
 class StoredAttribution:
     """
@@ -142,25 +164,6 @@ class StoredAttribution:
     variation: float | None = None
     halves_correlation: float | None = None
     halves_agreement: float | None = None
-
-    def check_segments(self, segments: int, name: str) -> None:
-        """
-        That there are as many numbers as the trace has segments.
-
-        Args:
-            segments (`int`):
-                Number of segments of the trace.
-            name (`str`):
-                What it is called.
-
-        Raises:
-            `ValueError`: If there are more or fewer.
-        """
-        if self.problem is None and len(self.num_tokens) != segments:
-            raise ValueError(
-                f"{name}: the store has the scores of {len(self.num_tokens)} segments, but the trace has {segments}. "
-                "No run of this package makes such a row. Make the attributions again in another folder."
-            )
 
     @property
     def segment_scores(self) -> SegmentScores:

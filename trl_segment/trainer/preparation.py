@@ -18,7 +18,7 @@ from ..configs import config_of
 from ..models import check_tokenizer
 from ..printing import get_logger
 from ..selection import SelectionConfig
-from ..store import KeyIndex, open_store
+from ..store import open_store
 from ..traces import Trace, render_prompt, row_name
 from . import rows as row_steps
 from ._trl_compat import PREPARED_COLUMNS, main_process_first
@@ -26,6 +26,7 @@ from .rows import (
     DESCRIBED,
     EVAL_UNITS_COLUMN,
     UNITS_COLUMN,
+    StreamedOffsets,
     TraceReader,
     add_units,
     carry_trace,
@@ -305,7 +306,7 @@ class Preparation:
                 for column, value in zip(columns, (row.key, row.name, len(row.num_tokens), row.problem), strict=True):
                     column.append(value)
             self.table = table = SegmentTable(*columns)
-            offsets = KeyIndex(table.keys, table.offsets)
+            offsets = StreamedOffsets(table)
             carried = {"reader": self.reader, "question": questions}
             return dataset.map(carry_trace, with_indices=True, fn_kwargs=carried), None, None, offsets
         # As Python objects, whatever format the user has set

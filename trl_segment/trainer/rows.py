@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from datasets import Features, Sequence, Value
 
+from ..store import KeyIndex
+from ..store.rows import check_segments
 from ..traces import (
     Trace,
     TraceConfig,
@@ -27,6 +29,7 @@ from ..traces import (
     template_kwargs,
     training_units,
 )
+from .segment_table import SegmentTable
 
 
 # Column with the unit of each token, see [`~trl_segment.traces.training_units`]
@@ -182,6 +185,47 @@ def cut_units(row, cut):
     return {UNITS_COLUMN: row[UNITS_COLUMN][slice(*cut)]}
 
 
+class StreamedOffsets:
+    """
+    What to add to the units of a streamed row. Its trace is read row by row, its place in the table is the store's.
+
+    Args:
+        table ([`~trl_segment.trainer.SegmentTable`]):
+            A trace for each row of the store.
+    """
+
+    def __init__(self, table: SegmentTable):
+        self._places = KeyIndex(table.keys, range(len(table.keys)))
+        self._offsets, self._num_segments = table.offsets, table.num_segments
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def find(self, key: str, segments: int, name: str) -> int | None:
+        """
+        The offset of a trace.
+
+        Args:
+            key (`str`):
+                Its key.
+            segments (`int`):
+                Number of its segments.
+            name (`str`):
+                What it is called.
+
+        Returns:
+            `int` or `None`: The offset; `None` if the store says that it cannot be attributed: then it has no units.
+
+        Raises:
+            `ValueError`: If the store has numbers for more or fewer segments: units would be those of other traces.
+        """
+        place = self._places.get(key)
+        if place is None or self._num_segments[place] == 0:
+            return None
+        check_segments(int(self._num_segments[place]), segments, name)
+        return int(self._offsets[place])
+
+
 @naming_its_row
 def add_units(row, index, rows, described, reader, tokenizer, chat_template, offsets, cut, tokenized, column):
     """
@@ -202,7 +246,7 @@ def add_units(row, index, rows, described, reader, tokenizer, chat_template, off
             Tokenizer of the trained model.
         chat_template (`str` or `None`):
             Template that TRL rendered with, if not the tokenizer's.
-        offsets (`np.ndarray` or [`~trl_segment.store.KeyIndex`]):
+        offsets (`np.ndarray` or [`StreamedOffsets`]):
             What to add to a row's units to make them unique, by row number; for streamed rows by key.
         cut (`tuple[int | None, int | None]`):
             Tokens to keep.
@@ -228,7 +272,7 @@ def add_units(row, index, rows, described, reader, tokenizer, chat_template, off
                 "exact prompt, reasoning, answer and segments. Run `trl-segment attribute` on the same rows with the "
                 "same segmenter and columns."
             )
-        offset = offsets.get(key)
+        offset = offsets.find(key, len(trace.segments), name)
     else:
         trace, name, offset = reader.restore(rows[index], described[index]), described[index]["name"], offsets[index]
     labels = row.get("labels")

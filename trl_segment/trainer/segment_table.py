@@ -9,6 +9,7 @@ import torch
 
 from ..selection import ReliabilityCount, SelectionConfig, near_threshold, select, unit_mask
 from ..store import StoredAttribution
+from ..store.rows import check_segments
 
 
 @dataclass
@@ -189,7 +190,7 @@ class SegmentTable:
             if problem is not None:
                 summary.skipped.setdefault(problem, []).append(name)
                 continue
-            row.check_segments(num_segments, name)
+            check_segments(len(row.num_tokens), int(num_segments), name)
             scores = row.segment_scores
             kept = select(scores, config, key).kept
             summary.reliability.add(name, row.reliability)
