@@ -224,7 +224,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=list(shapes), choices=list(shapes), help="Only these.")
     parser.add_argument("--nodes", type=int, default=4, help="Evaluations of a run.")
-    parser.add_argument("--repeats", type=int, default=3, help="Timed runs of each.")
+    parser.add_argument("--repeats", type=int, default=2, help="Timed runs of each.")
     parser.add_argument("--compile", action="store_true", help="Compiled layers too: needs a C++ compiler on CPU.")
     parser.add_argument("--json", type=Path, help="File for the rows.")
     args = parser.parse_args()

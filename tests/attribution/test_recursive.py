@@ -85,3 +85,24 @@ def test_a_baseline_of_its_own_moves_the_start_of_the_line(model, ids):
 def test_settings_that_cannot_work(hops, evaluations, model):
     with pytest.raises(ValueError, match="hops"):
         RecursiveAttribution(model, hops, evaluations)
+
+
+def test_the_line_starts_at_what_the_embedding_module_hands_out():
+    """Gemma scales what its table holds: the baseline by its token is that by its scaled vector."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    model = Gemma3ForCausalLM(config).eval()
+    ids = np.random.default_rng(0).integers(3, 300, size=30)
+    with torch.no_grad():
+        scaled = model.get_input_embeddings()(torch.tensor([11]))[0]
+    assert not torch.allclose(scaled, model.get_input_embeddings().weight[11])
+    by_token, by_vector = (
+        RecursiveAttribution(model, hops=1, baseline=baseline).attribute(ids, TARGET, SEGMENTS).tokens
+        for baseline in (11, scaled)
+    )
+    assert by_token == pytest.approx(by_vector, rel=1e-5, abs=1e-9)

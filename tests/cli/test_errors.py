@@ -190,7 +190,9 @@ def test_options_of_sft_that_have_no_effect_are_refused(folder, refused):
         refused(f"{name} has no effect beside --attributions", sft(folder, options))
     refused("--dropped_weight has no effect without", sft(folder, "--dropped_weight 0.5"))
     without = sft(folder, "").replace(f"--attributions {folder / 'store'}", "")
-    refused("--attribution_dtype has no effect without --attribution_model", f"{without} --attribution_dtype float32")
+    refused(
+        "--attribution_adapter has no effect beside", f"{without} --attribution_model x --attribution_adapter true"
+    )
     refused("unknown option --taau. Did you mean --tau", f"{without} --taau 0.5")
     refused("unknown option --num_proceses. Did you mean --num_processes", f"{without} --num_proceses 2")
     refused("the dataset has no split 'test', only train", f"{without} --eval_strategy epoch")

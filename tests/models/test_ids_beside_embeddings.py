@@ -8,7 +8,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
-from trl_segment.attribution import SCORERS, AttributionConfig, IntegratedGradients
+from trl_segment.attribution import SCORERS, AttributionConfig, BackwardSweep, IntegratedGradients
 
 
 COMMON = {
@@ -139,3 +139,9 @@ def test_passes_that_never_repeat_to_the_bit_are_no_second_way_in():
     )
     result = attribute(make_scorer("integrated_gradients", model))
     assert math.isfinite(result.f_input)
+
+
+def test_a_sweep_says_that_it_cannot_cut_another_kind_of_memory():
+    """The way out that the refusal above names is none for such a model."""
+    with pytest.raises(ValueError, match="DeepseekV4ForCausalLM remembers more"):
+        attribute(BackwardSweep(make_model(*BESIDE["deepseek_v4"])))

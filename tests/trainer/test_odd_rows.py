@@ -42,7 +42,7 @@ TRAINED = {
     "a last turn of the user": ([MESSAGES, {**MESSAGES, "messages": [USER, ASSISTANT, USER]}], "not the assistant's"),
     "an empty completion": ([PROMPT_COMPLETION, {**PROMPT_COMPLETION, "completion": ""}], "no reasoning"),
     "an empty prompt": ([PROMPT_COMPLETION, {**PROMPT_COMPLETION, "prompt": ""}], None),
-    "an empty text": ([{"text": f"2 + 3? {COMPLETION}", "answer": "5"}, {"text": "", "answer": "5"}], "no reasoning"),
+    "an empty text": ([{"text": f"2 + 3? {COMPLETION}", "answer": "5"}, {"text": "", "answer": "5"}], "does not say"),
     "an answer of null": ([MESSAGES, {**MESSAGES, "answer": None}], "no answer"),
     "an answer of spaces": ([MESSAGES, {**MESSAGES, "answer": " "}], "the answer is empty"),
     "several turns": ([CONVERSATIONAL, {**CONVERSATIONAL, "completion": [ASSISTANT, USER, ASSISTANT]}], None),

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import xxhash
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from .sharding import gathered
 
@@ -50,6 +50,22 @@ def plain_cache(model: PreTrainedModel) -> bool:
     """
     layers = DynamicCache(config=model.config).layers
     return len(layers) > 0 and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def cache_can_be_cut(model: PreTrainedModel) -> bool:
+    """
+    Whether a [`~transformers.DynamicCache`] of every token's keys and values is all that a model remembers of a prefix.
+    A sliding window may be read from it; a recurrent state may not.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model.
+
+    Returns:
+        `bool`: Whether it is so.
+    """
+    layers = DynamicCache(config=model.config).layers
+    return len(layers) > 0 and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def config_fingerprint(config) -> str:

@@ -95,7 +95,7 @@ class RecursiveAttribution(Scorer):
                 self.check_embeddings(
                     lambda others: self._value(ids, weights, real[None], swap, others).item(), ids, f_input
                 )
-                base = self._start(real)
+                base = self._start(real, ids, swap)
             made = 0
             for _ in range(self.hops + 1):
                 attributions = self._hop(ids, weights, real, base, swap)
@@ -108,11 +108,14 @@ class RecursiveAttribution(Scorer):
         total /= self.hops + 1
         return Attribution(sum_over_segments(total, segments), f_input, total, evaluations=made)
 
-    def _start(self, real):
+    def _start(self, real, ids, swap):
         if self.baseline is None:
             return torch.zeros_like(real)
         if isinstance(self.baseline, int):
-            return self.model.get_input_embeddings().weight[self.baseline].detach().float().expand_as(real)
+            # As the embedding module hands it out, which some models scale
+            swap.replacement = None
+            self.model.get_input_embeddings()(torch.full_like(ids[None, :1], self.baseline))
+            return swap.captured[0].detach().float().expand_as(real)
         return self.baseline.to(real).expand_as(real)
 
     def _value(self, ids, weights, real, swap, told=None):

@@ -17,7 +17,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from ...models.frozen import frozen_mode
-from ...models.inspection import slices_logits
+from ...models.inspection import cache_can_be_cut, slices_logits, unwrap_adapter
 from ...models.loading import process_state
 from ...models.passes import split_target
 from ...models.sharding import Pass
@@ -105,7 +105,17 @@ class BackwardSweep(Scorer):
         Returns:
             [`Attribution`]: A segment's score is the answer's loss in nats, 0 where it gains. `evaluations` is the
             cost in gradient evaluations, rounded up.
+
+        Raises:
+            `ValueError`: If a span is not inside the sequence, or the model has a recurrent state or a memory of its
+                own beside keys and values.
         """
+        if not cache_can_be_cut(self.model):
+            raise ValueError(
+                f"{type(unwrap_adapter(self.model)).__name__} remembers more of a text than the keys and values of its "
+                f"tokens, so the scorer {self.name!r} cannot go on from a part of it. Use another scorer, such as "
+                "'confidence_gain', or another model (`attribution_model`)."
+            )
         segments = list(segments)
         fed, answer = split_target(input_ids, target, segments)
         device = process_state().device if self.lockstep.active else self.model.get_input_embeddings().weight.device
