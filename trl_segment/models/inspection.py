@@ -54,8 +54,8 @@ def plain_cache(model: PreTrainedModel) -> bool:
 
 def cache_can_be_cut(model: PreTrainedModel) -> bool:
     """
-    Whether a [`~transformers.DynamicCache`] of every token's keys and values is all that a model remembers of a prefix.
-    A sliding window may be read from it; a recurrent state may not.
+    Whether a [`~transformers.DynamicCache`] of every token's keys and values is all that a model needs to go on from a
+    prefix. A sliding window can be read from it, a recurrent state cannot.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):

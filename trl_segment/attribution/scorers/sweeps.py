@@ -112,8 +112,8 @@ class BackwardSweep(Scorer):
         """
         if not cache_can_be_cut(self.model):
             raise ValueError(
-                f"{type(unwrap_adapter(self.model)).__name__} remembers more of a text than the keys and values of its "
-                f"tokens, so the scorer {self.name!r} cannot go on from a part of it. Use another scorer, such as "
+                f"{type(unwrap_adapter(self.model)).__name__} remembers more of a text than its tokens' keys and "
+                f"values, so the scorer {self.name!r} cannot go on from a part of it. Use another scorer, such as "
                 "'confidence_gain', or another model (`attribution_model`)."
             )
         segments = list(segments)
