@@ -7,22 +7,20 @@ unlikely with the dropped ones alone. Neither figure says anything by itself: an
 compared with segments drawn at random that hold the same share of the tokens, on the same trace.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..selection import SegmentScores, SelectionConfig, always_trained, select
 from ..traces import Trace, attributed_sequence
-from .gains import open_log_probs, sequence_digest
+from .gains import KeptLogProbs, sequence_digest
 from .metrics import Estimate, bootstrap
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    pass
 
 
 SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)
@@ -334,34 +332,13 @@ def _short(estimate: Estimate, sign: str = "") -> str:
     return f"{estimate.value:{sign}.2f} [{estimate.low:{sign}.2f}, {estimate.high:{sign}.2f}]"
 
 
-class SubsetConfidence:
+class SubsetConfidence(KeptLogProbs):
     """
-    Confidence in the answer of a trace from some of its segments alone. What the file knows costs nothing.
-
-    Args:
-        path (`str` or `os.PathLike`):
-            JSONL file with the log-probabilities, which is continued.
-        load (`Callable`):
-            Returns model and tokenizer. Called when the first trace is asked for.
-        confidence (`str`, *optional*, defaults to `"log_probability"`):
-            Scale: `"log_probability"` or `"probability"`.
+    Confidence in the answer of a trace from some of its segments alone, see
+    [`~trl_segment.evaluation.gains.KeptLogProbs`].
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike,
-        load: "Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]",
-        confidence: str = "log_probability",
-    ):
-        self.path = Path(path)
-        self.confidence = confidence
-        self._load = load
-        self._engine = self._file = None
-
-    def close(self) -> None:
-        """Let other runs write to the file."""
-        if self._file is not None:
-            self._file.close()
+    key = ("sequence", "segments")
 
     def of(self, trace: Trace, answer_template: str) -> Callable[[np.ndarray], np.ndarray] | str:
         """
@@ -393,13 +370,6 @@ class SubsetConfidence:
                 )
                 for i, value in zip(missing, values.tolist(), strict=True):
                     file.append({"sequence": digest, "segments": names[i][1], "log_prob": value})
-            values = np.array([file.records[name]["log_prob"] for name in names])
-            return values if self.confidence == "log_probability" else np.exp(values)
+            return self._on_scale(np.array([file.records[name]["log_prob"] for name in names]))
 
         return confidence
-
-    def _open(self):
-        if self._engine is None:
-            self._engine = self._load()
-            self._file = open_log_probs(self.path, self._engine[0], ("sequence", "segments"))
-        return *self._engine, self._file

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -22,22 +22,24 @@ if TYPE_CHECKING:
 CONFIDENCES = {"log_probability": "nats", "probability": "probability"}
 
 
-# What tells log-probabilities apart: the trace, and the sequence that it has become
-_KEY = ("key", "sequence")
-
-
-class SegmentGains:
+class KeptLogProbs:
     """
-    Gains of segments. Those that the file knows cost nothing.
+    Log-probabilities of the answer that a model has given, in a file: what the file knows costs nothing.
 
     Args:
         path (`str` or `os.PathLike`):
-            JSONL file with the log-probabilities of each trace, which is continued.
+            JSONL file, which is continued.
         load (`Callable`):
             Returns model and tokenizer. Called when the first trace is asked for.
         confidence (`str`, *optional*, defaults to `"log_probability"`):
             Scale of the confidence: `"log_probability"` or `"probability"`.
+
+    Attributes:
+        key (`tuple[str, ...]`):
+            Which fields tell records apart.
     """
+
+    key: ClassVar[tuple[str, ...]]
 
     def __init__(
         self,
@@ -54,6 +56,31 @@ class SegmentGains:
         """Let other runs write to the file."""
         if self._file is not None:
             self._file.close()
+
+    def _open(self) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase, OutputFile]":
+        if self._engine is None:
+            from ..models.inspection import adapter_fingerprint, config_fingerprint, weights_fingerprint
+            from ..models.precision import precision_of
+            from .outputs import OutputFile
+
+            model, _ = self._engine = self._load()
+            settings = {
+                "weights": weights_fingerprint(model),
+                "adapter": adapter_fingerprint(model),
+                "config": config_fingerprint(model.config),
+                "dtype": precision_of(model),
+            }
+            self._file = OutputFile(self.path, settings, self.key)
+        return *self._engine, self._file
+
+    def _on_scale(self, log_probs: np.ndarray) -> np.ndarray:
+        return log_probs if self.confidence == "log_probability" else np.exp(log_probs)
+
+
+class SegmentGains(KeptLogProbs):
+    """Gains of segments, see [`KeptLogProbs`]."""
+
+    key = ("key", "sequence")
 
     def __call__(self, trace: Trace, answer_template: str) -> np.ndarray | str:
         """
@@ -78,16 +105,10 @@ class SegmentGains:
         known = (trace.key, sequence_digest(sequence))
         if known not in file.records:
             values = answer_log_probs(model, sequence.input_ids, sequence.target, sequence.segments)
-            file.append({**dict(zip(_KEY, known, strict=True)), "log_probs": values.tolist()})
+            file.append({**dict(zip(self.key, known, strict=True)), "log_probs": values.tolist()})
         values = np.array(file.records[known]["log_probs"])
-        gains = np.diff(values if self.confidence == "log_probability" else np.exp(values))
+        gains = np.diff(self._on_scale(values))
         return gains if np.isfinite(gains).all() else "the log-probabilities of the answer are not finite"
-
-    def _open(self):
-        if self._engine is None:
-            self._engine = self._load()
-            self._file = open_log_probs(self.path, self._engine[0], _KEY)
-        return *self._engine, self._file
 
 
 def sequence_digest(sequence: AttributedSequence) -> str:
@@ -103,34 +124,3 @@ def sequence_digest(sequence: AttributedSequence) -> str:
     """
     read = [sequence.input_ids.tolist(), sequence.target, sequence.segments]
     return hashlib.sha256(json.dumps(read).encode()).hexdigest()[:32]
-
-
-def open_log_probs(path: Path, model: "PreTrainedModel", key: tuple[str, ...]) -> "OutputFile":
-    """
-    A file of log-probabilities that one model has given.
-
-    Args:
-        path (`Path`):
-            The JSONL file.
-        model ([`~transformers.PreTrainedModel`]):
-            The model.
-        key (`tuple[str, ...]`):
-            Which fields tell records apart.
-
-    Returns:
-        [`~trl_segment.evaluation.outputs.OutputFile`]: The file, locked until it is closed.
-
-    Raises:
-        `ValueError`: If it was made with another model.
-    """
-    from ..models.inspection import adapter_fingerprint, config_fingerprint, weights_fingerprint
-    from ..models.precision import precision_of
-    from .outputs import OutputFile
-
-    settings = {
-        "weights": weights_fingerprint(model),
-        "adapter": adapter_fingerprint(model),
-        "config": config_fingerprint(model.config),
-        "dtype": precision_of(model),
-    }
-    return OutputFile(path, settings, key)

@@ -56,7 +56,7 @@ def load_tokenizer(
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     """
-    Refuse a tokenizer that knows no text. Of a folder without tokenizer files transformers makes an empty one.
+    Refuse a tokenizer that knows no text: transformers makes an empty one of a folder without tokenizer files.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):

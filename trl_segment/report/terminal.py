@@ -49,7 +49,7 @@ def render_trace(name: str, trace: Trace, row: StoredAttribution, config: Select
     table.add_column("verdict", no_wrap=True, min_width=18)
     table.add_column("opens with", no_wrap=True, ratio=1)
     texts = trace.segment_texts
-    # Of a very long trace both ends: a table of tens of thousands of rows takes a minute, and nobody reads it
+    # Both ends of a very long trace: a table of tens of thousands of rows takes a minute, and nobody reads it
     hidden = range(_MOST_SHOWN // 2, max(len(texts) - _MOST_SHOWN // 2, _MOST_SHOWN // 2))
     shown = [i for i in range(len(texts)) if i not in hidden]
     for i in shown:

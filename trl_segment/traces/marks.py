@@ -16,7 +16,7 @@ class Marks(NamedTuple):
         end (`str` or `None`):
             Closes it. `None`: any known closing mark does.
         pair (`bool`, *optional*, defaults to `False`):
-            Whether `end` means something only behind `start`. Of other forms `end` is enough: the R1 distills write
+            Whether `end` means something only behind `start`. `end` is enough for other forms: the R1 distills write
             it alone, since their prompt holds the opening one.
         closing (`str`, *optional*):
             What ends the reasoning and opens the response where that is more than `end`.
@@ -238,7 +238,7 @@ def split_text(text: str, own: Marks | None = None) -> int | None:
 
 
 def _opening_of_last_turn(text: str, own: Marks | None) -> int | None:
-    """Of several turns the last. A reasoning may speak of its own mark: the first behind the turn before."""
+    """The last of several turns. A reasoning may speak of its own mark: the first behind the turn before."""
     for marks in KNOWN_MARKS if own is None else (own, *KNOWN_MARKS):
         if marks.start and marks.start not in _PLAIN_WORDS and marks.start in text:
             last = -1 if marks.end is None else text.rfind(marks.end)

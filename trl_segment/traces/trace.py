@@ -376,7 +376,7 @@ def _read_row(
         if isinstance(completion, str):
             return prompt, completion, None, None
         completion = [_chatml(message) for message in completion]
-        # Of several turns the last is segmented; the earlier ones are context
+        # The last of several turns is segmented; the earlier ones are context
         return (prompt + completion[:-1], *_read_completion(completion[-1:]))
     messages = row.get("messages") or row.get("conversations")
     if messages:
