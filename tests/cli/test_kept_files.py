@@ -217,3 +217,15 @@ def test_a_report_inside_a_store_leaves_it_mergeable(attributed, tmp_path):
     cli.main(f"merge --stores {tmp_path / 'a'} --attributions {tmp_path / 'b'}".split())
     names = {path.name for path in (tmp_path / "b").iterdir()}
     assert names == {"settings.json", ".locks"} | {name for name in names if name.startswith("part-")}
+
+
+def test_settings_of_somebody_else_are_not_overwritten(tmp_path):
+    theirs = tmp_path / "outputs.settings.json"
+    theirs.write_text('{"mine": 1}')
+    with pytest.raises(ValueError, match="was not made by this package"):
+        OutputFile(tmp_path / "outputs.jsonl", {"weights": "0"})
+    assert theirs.read_text() == '{"mine": 1}'
+    # Those of a file that was deleted to begin anew are ours
+    theirs.write_text('{"weights": "1"}')
+    OutputFile(tmp_path / "outputs.jsonl", {"weights": "0"}).close()
+    assert json.loads(theirs.read_text()) == {"weights": "0"}

@@ -31,6 +31,12 @@ from trl_segment.traces import answer_of_field, build_trace, extract_answer, ext
         (r"\boxed 5.", "5"),
         (r"$\boxed\frac{1}{2}$", r"\frac{1}{2}"),
         (r"\boxed\frac12", r"\frac12"),
+        (r"\boxed\sqrt[3]{2}", r"\sqrt[3]{2}"),
+        (r"\boxed .5", ".5"),
+        (r"So $\boxed{5}$. (I used the form \boxed{your answer}.)", "5"),
+        (r"\boxed{5}, put into \boxed{...} as asked", "5"),
+        (r"\boxed{5} and not \boxed{\ }", "5"),
+        (r"\boxed{\text{final answer}}", ""),
         (r"\fbox{7}", "7"),
         (r"\\boxed{7}", "7"),
         (r"\boxed{x = \boxed{3}}", r"x = \boxed{3}"),
@@ -110,10 +116,16 @@ STATEMENTS = [
     "答案是VALUE。",
     r"The answer is VALUE. As asked, it is in \boxed{}.",
     "The answer is 8. No, the answer is VALUE.",
+    "The answer must be VALUE.",
+    "The answer would be $VALUE$.",
+    "The answer comes out to VALUE.",
+    "The answer is found to be VALUE.",
+    "The answer is exactly VALUE.",
+    "The answer is the number VALUE.",
 ]
 
 
-@pytest.mark.parametrize("value", ["5", "-3", "1,000", "3.14", "1/2", "27"])
+@pytest.mark.parametrize("value", ["5", ".5", "-3", "1,000", "3.14", "1/2", "27"])
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_every_form_of_a_statement_is_read(statement, value):
     assert extract_answer(statement.replace("VALUE", value)) == value
@@ -193,6 +205,12 @@ def test_the_reasoning_counts_only_where_there_is_no_response(response, answer):
         ({"text": ["5"], "answer_start": None}, "5"),
         ({"other": None, "result": 5}, "5"),
         (["$5$"], "5"),
+        ("<think>the answer is 4</think>\n\n5", "5"),
+        (r"<think>\boxed{4}</think>5", "5"),
+        ("So there are <<2+3=5>>5 pears. #### 5", "5"),
+        (r"$\text{The answer is } 5$", "5"),
+        (np.float32(0.1), "0.1"),
+        (np.array([0.1, 27.0], dtype=np.float32), "0.1, 27"),
         # Nothing is taken off where that is not sure
         ("$1$, $2$", "$1$, $2$"),
         (r"\$18.90", r"\$18.90"),

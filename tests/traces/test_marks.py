@@ -208,3 +208,24 @@ def test_what_stands_between_marks_comes_back(reasoning, response, marks):
     completion = f"{marks.start}{reasoning}{marks.end}{response}"
     assert completion[found.start : found.end] == reasoning
     assert completion[found.response :] == response
+
+
+@pytest.mark.parametrize("closing", ["</thinking>", "</Think>", "</thought>"])
+def test_another_closing_mark_keeps_the_answer_out_of_the_reasoning(closing):
+    trace = build_trace({"prompt": "2 + 3?", "completion": f"<think>Add.\n\nWait, check.{closing}It is \\boxed{{5}}."})
+    assert trace.segment_texts == ["Add.", "\n\nWait, check."] and trace.answer == "5"
+
+
+def test_a_quoted_mark_closes_nothing():
+    text = "<think>\nThe tag `</think>` ends it.\n\nWait, check it.\n</think>\n\nIt is \\boxed{5}."
+    trace = build_trace({"prompt": "2 + 3?", "completion": text})
+    assert "Wait, check it." in trace.segment_texts[-1] and "boxed" not in trace.segment_texts[-1]
+
+
+def test_a_text_that_ends_with_the_user_is_named():
+    chat = (
+        "<|im_start|>user\n2 + 3?<|im_end|>\n<|im_start|>assistant\n<think>Add.\n\nWait.</think>\\boxed{5}<|im_end|>\n"
+    )
+    assert build_trace({"text": chat}).answer == "5"
+    again = build_trace({"text": chat + "<|im_start|>user\nI got \\boxed{7}.<|im_end|>\n"})
+    assert again.problem == "the last turn is not the assistant's"

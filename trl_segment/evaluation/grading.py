@@ -33,7 +33,12 @@ _LONGEST_ANSWER = 5000
 
 # Spellings of the same, in the order in which they are replaced
 _SPELLINGS = [
-    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\(?:[dtc]|nice|s|x)frac(?![A-Za-z])"), r"\\frac"),
+    (re.compile(r"\\(?:text)?color\s?\{[A-Za-z]{1,20}\}|\\underline(?![A-Za-z])"), ""),
+    (re.compile(r"\\mathrm\s?\{([eid])\}"), r"\1"),
+    (re.compile(r"\\([lr])brace(?![A-Za-z])"), lambda match: r"\{" if match[1] == "l" else r"\}"),
+    (re.compile(r"^(-?\d{1,20})\s+(\d{1,20})\s?/\s?(\d{1,20})$"), r"\1\\frac{\2}{\3}"),
+    (re.compile(r"(?<![A-Za-z])[€£¥]\s?(?=\d)|(?<=\d)\s?[€£¥]"), ""),
     (re.compile(r"\\(?:varnothing|O)(?![A-Za-z])"), r"\\emptyset"),
     (re.compile(r"\^\s?\{\s?\\circ\s?\}|\\degree(?![A-Za-z])|\^\s\\circ"), r"^\\circ"),
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle)(?![A-Za-z])\s?\.?"), ""),
@@ -108,17 +113,24 @@ def plain_answer(answer: str) -> str:
     Returns:
         `str`: The same answer, plainer.
     """
-    answer = _latex(unwrap_answer(answer))
+    answer = _latex(_unquoted(unwrap_answer(answer)))
     whole = _WHOLE_TEXT.fullmatch(answer)
     answer = whole[1] if whole else answer
     for spelling, replacement in _SPELLINGS:
         answer = spelling.sub(replacement, answer)
-    answer = re.sub(r"\\[!,;: ]", "", answer).strip().rstrip(".")
+    answer = re.sub(r"\\[!,;: ]", "", answer).strip().rstrip(".,").removesuffix("\\\\").strip()
     scientific = _SCIENTIFIC.fullmatch(answer)
     if scientific:
         sign = "-" if scientific[2] == "-" else ""
         answer = f"{scientific[1]} \\times 10^{{{sign}{scientific[3]}}}"
     return " ".join(answer.replace("np.", "\\").split())
+
+
+def _unquoted(text: str) -> str:
+    for opening, closing in ('""', "''", "“”", "‘’", "``"):
+        if len(text) > 2 and text[0] == opening and text[-1] == closing and opening not in text[1:-1]:
+            return text[1:-1].strip()
+    return text
 
 
 def _latex(text: str) -> str:

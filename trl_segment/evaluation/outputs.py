@@ -130,6 +130,11 @@ class OutputFile:
         settings_file = self.path.with_suffix(".settings.json")
         if self.path.exists() and self.path.stat().st_size:
             self._check_settings(settings_file, settings)
+        elif settings_file.exists() and not _has_keys(settings_file, settings):
+            raise ValueError(
+                f"{str(settings_file)!r} would be overwritten, and was not made by this package. It stays as it is. "
+                "Choose another name for what is to be written."
+            )
         self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115
         if lock(self._file.fileno()) is False:
             raise RuntimeError(
@@ -204,6 +209,15 @@ class OutputFile:
         line = json.dumps({**record, "checksum": _checksum(record)}, ensure_ascii=False) + "\n"
         self._file.write(line.encode("utf-8", "surrogatepass"))
         self.records[tuple(record[name] for name in self.key)] = record
+
+
+def _has_keys(file: Path, settings: dict[str, Any]) -> bool:
+    """Whether a file holds settings of the same names."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(stored, dict) and stored.keys() == settings.keys()
 
 
 def _checksum(record: dict) -> str:

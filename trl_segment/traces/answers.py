@@ -11,14 +11,23 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 # One or two backslashes: JSON that was escaped twice has two
 _BOX_TOKENS = re.compile(r"\\\\?(?:boxed|fbox)(?![A-Za-z])|\\.|[{}]", re.DOTALL)
 # What `\boxed 5` puts into the box: a number, a command with its arguments, or one letter or digit
 _BARE_CONTENT = re.compile(
-    r"\s{0,8}([+-]?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?|\\(?!\\?(?:boxed|fbox))[A-Za-z]{1,20}|[A-Za-z](?![A-Za-z]))"
+    r"\s{0,8}([+-]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:/\d+)?|\\(?!\\?(?:boxed|fbox))[A-Za-z]{1,20}|[A-Za-z](?![A-Za-z]))"
 )
+_OPTION = re.compile(r"\[[^\[\]\n]{0,50}\]")
 _OPENING_BRACE = re.compile(r"\s*\{")
+# What a box holds where somebody only speaks of boxes
+_PLACEHOLDER = re.compile(
+    r"(?:[.…?_~\s]|\\[lcd]?dots|\\_|\\(?: |$)|\\q?quad)*"
+    r"|(?:\\text\s?\{)?\s*(?:your |the )?(?:final )?(?:answer|result|solution|value)(?: here)?\s*\}?",
+    re.IGNORECASE,
+)
 _DIGITS = re.compile(r"\d{1,2}")
 _GROUP = re.compile(r"\{(?:[^{}\\]|\\.|\{[^{}]{0,200}\}){0,200}\}", re.DOTALL)
 # What may stand between two boxes that are one answer: `$x=\boxed{1}$ or $y=\boxed{2}$`
@@ -31,18 +40,22 @@ _LONGEST_BETWEEN = 60
 
 # Words tell a heading or a sentence from a value; names of LaTeX are none
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
+# Reasoning in front of an answer, in a column
+_CLOSED = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|end_of_thought\|>", re.IGNORECASE)
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s?\{[a-z]{1,20}\*?\}")
 _TAGGED = re.compile(r"<answer>([^<]{0,400})</answer>", re.IGNORECASE)
 # "The answer is 5", and "Answer: 5" at the start of a sentence; in "we check our answer: 5 + 2" it announces nothing
 _ANNOUNCED = re.compile(
-    r"\b(?:answers?|ans)\b[^.!?:\n]{0,60}?\s(?:is|are)\b"
+    r"\b(?:answers?|ans)\b[^.!?:\n]{0,60}?\s(?:is|are|equals|(?:must|would|should|will) be|comes (?:out )?to)\b"
     r"|(?:^|[.!?>*#]\s{0,3}|\b(?:final|the|correct)\s)(?:answers?|ans)\b[*_]{0,3}\s?[:=：]"
     r"|答案(?:是|为|[:：])",
     re.IGNORECASE | re.MULTILINE,
 )
 _ANSWER_HEADING = re.compile(r"[#*_\s]*(?:final |the )?answer[*_:：\s]*", re.IGNORECASE)
 _FILLERS = re.compile(
-    r"(?:[\s*_:：`]|(?:simply|just|therefore|thus|then|indeed|equal to|about|approximately|roughly)\b)*", re.IGNORECASE
+    r"(?:[\s*_:：`}]|(?:simply|just|therefore|thus|then|indeed|equal to|about|approximately|roughly|exactly|precisely"
+    r"|(?:found|determined|calculated) to be|given by|the (?:number|value|integer))\b)*",
+    re.IGNORECASE,
 )
 _STATED_END = re.compile(
     r"[.!](?=[\s*_$<]|$)|[;。\n]|\*\*|</|<\||,?\s(?:because|since|which|where|so|but|not|as)\b", re.IGNORECASE
@@ -126,9 +139,11 @@ def _end_of_arguments(text: str, bare: re.Match) -> int:
     r"""Where the unbraced content of a box ends: behind the arguments of its command (`\frac{1}{2}`, `\frac12`)."""
     position = bare.end()
     if bare[1].startswith("\\"):
+        option = _OPTION.match(text, position)
+        position = option.end() if option else position
         while group := _GROUP.match(text, position):
             position = group.end()
-        if position == bare.end():
+        if position == bare.end():  # `\\frac12`
             digits = _DIGITS.match(text, position)
             position = digits.end() if digits else position
     return position
@@ -136,7 +151,8 @@ def _end_of_arguments(text: str, bare: re.Match) -> int:
 
 def extract_boxed(text: str) -> str | None:
     r"""
-    Content of the last complete box in `text` that is not empty, nested braces included.
+    Content of the last complete box in `text` that is neither empty nor a placeholder (`\boxed{...}`, `\boxed{your
+    answer}`), nested braces included.
 
     Args:
         text (`str`):
@@ -153,7 +169,11 @@ def extract_boxed(text: str) -> str | None:
     ```
     """
     boxes = find_boxes(text)
-    return next((box.content for box in reversed(boxes) if box.content), "" if boxes else None)
+    return next((box.content for box in reversed(boxes) if _is_filled(box)), "" if boxes else None)
+
+
+def _is_filled(box: Box) -> bool:
+    return not _PLACEHOLDER.fullmatch(box.content)
 
 
 def final_boxes(text: str) -> list[str]:
@@ -169,7 +189,7 @@ def final_boxes(text: str) -> list[str]:
         `list[str]`: Contents without repeats, in order; empty if there is no box with content.
     """
     last, found = None, []
-    for box in reversed([box for box in find_boxes(text) if box.content]):
+    for box in reversed([box for box in find_boxes(text) if _is_filled(box)]):
         if last is not None:
             between = text[box.end : last.start]
             if len(between) > _LONGEST_BETWEEN or not _BETWEEN_BOXES.fullmatch(between):
@@ -283,8 +303,14 @@ def is_missing(value: Any) -> bool:
 
 
 def _plain_value(value: Any) -> Any:
+    if not hasattr(value, "tolist"):
+        return value
+    if str(getattr(value, "dtype", "")).endswith(("float32", "float16")):
+        # As a double, a float32 of 0.1 would be written 0.10000000149011612
+        value = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        return np.array([float(str(number)) for number in value.flat]).reshape(value.shape).tolist()
     # Tensors, arrays and their scalars know how to become Python's own
-    return value.tolist() if hasattr(value, "tolist") else value
+    return value.tolist()
 
 
 def _is_value(text: str) -> bool:
@@ -294,9 +320,13 @@ def _is_value(text: str) -> bool:
 def _answer_of_text(text: str) -> tuple[str, str | None, str | None]:
     text = unwrap_answer(text)
     more = "the answer column holds more than the answer: what it states as the answer was taken"
+    *_, last = [None, *_CLOSED.finditer(text)]
+    if last is not None and text[last.end() :].strip():
+        return (*_answer_of_text(text[last.end() :])[:2], more)
     if "\\boxed" in text or "\\fbox" in text or "####" in text:
-        marked = marked_answer(text)
-        if marked:
+        # GSM8K's solutions have lost their newlines in some copies
+        marked = marked_answer(text) or unwrap_answer(text.rpartition("####")[2].partition("\n")[0])
+        if marked and marked != text:
             return marked, None, more
     lines = [line for line in text.splitlines() if line.strip()]
     stated = None if _is_value(text) else _tagged(text) or _announced(text)
@@ -396,7 +426,7 @@ def _stated_value(text: str, position: int) -> str | None:
     if values:
         return ", ".join(values)
     end = _STATED_END.search(rest)
-    value = unwrap_answer(rest[: end.start()] if end else rest).strip("*_`. ")
+    value = unwrap_answer(rest[: end.start()] if end else rest).lstrip("*_` ").rstrip("*_`. ")
     if not value or len(value) > _LONGEST_STATED or len(value.split()) > _MOST_STATED_WORDS or _NO_VALUE.match(value):
         return None
     return value

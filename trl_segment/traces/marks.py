@@ -91,10 +91,15 @@ _TURN = re.compile(
     r"|^#{1,6} (?i:assistant|response)[ ]*$|(?<!\w)(?:Assistant|ASSISTANT) ?:)[*]{0,2}\s*)",
     re.MULTILINE,
 )
+_USER_HEADER = re.compile(
+    r"<\|im_start\|>user|<\|start_header_id\|>user<\|end_header_id\|>|<\|(?i:user)\|>|<｜User｜>|<start_of_turn>user"
+    r"|<\|turn>user|<\|header_start\|>user<\|header_end\|>|<\|start\|>user<\|message\|>"
+)
 _QUESTION = re.compile(r"\s*(?:q|question|problem)\s?:", re.IGNORECASE)
 _REPLY = re.compile(r"(?<!\w)(?:a|answer|solution)\s?:\s*", re.IGNORECASE)
 _BLANK_LINES = re.compile(r"(?:\r?\n)(?:[ \t]*\r?\n)+")
 _LAST_PARAGRAPHS = 3
+_QUOTES = "`'\""
 _HEADING = re.compile(r"[#*_\s]*(?:the )?(?:final )?(?:answer|solution|conclusion)[*_:\s]*", re.IGNORECASE)
 
 
@@ -129,7 +134,7 @@ def find_reasoning(completion: str, own: Marks | None = None, answer: str | None
     for marks in known:
         if marks.end is None:
             continue
-        end = completion.find(marks.end)
+        end = _find(completion, marks.end, 0)
         opening = completion.find(marks.start, 0, end) if marks.start and end >= 0 else -1
         if end >= 0 and (opening >= 0 or not marks.pair) and marks.start not in _PLAIN_WORDS:
             start = opening + len(marks.start or "") if opening >= 0 else 0
@@ -142,10 +147,24 @@ def find_reasoning(completion: str, own: Marks | None = None, answer: str | None
     return Reasoning(0, end, end, None)
 
 
+def _find(text: str, mark: str, start: int) -> int:
+    """Where a mark first stands that is not only quoted; -1 if there is none."""
+    first = place = text.find(mark, start)
+    while place >= 0:
+        before, behind = text[place - 1 : place], text[place + len(mark) : place + len(mark) + 1]
+        if not (before and before == behind and before in _QUOTES):
+            return place
+        place = text.find(mark, place + 1)
+    return first
+
+
 def _closed(completion: str, start: int, marks: Marks) -> Reasoning | None:
     closers = [marks] if marks.end is not None else [known for known in KNOWN_MARKS if not known.pair]
-    ends = [(completion.find(str(closer.end), start), closer) for closer in closers]
+    ends = [(_find(completion, str(closer.end), start), closer) for closer in closers]
     found = min(((end, closer) for end, closer in ends if end >= 0), default=None, key=lambda pair: pair[0])
+    if found is None and marks.end is not None and not marks.pair:
+        # `<think>` that `</thinking>` or `</Think>` closes: else the answer would be part of the reasoning
+        return _closed(completion, start, Marks(marks.start, None))
     if found is None:
         return None
     end, closer = found
@@ -235,6 +254,22 @@ def split_text(text: str, own: Marks | None = None) -> int | None:
     question = _QUESTION.match(text)
     answer = _REPLY.search(text, question.end()) if question else None
     return answer.end() if answer else None
+
+
+def asks_again(text: str, start: int) -> bool:
+    """
+    Whether a rendered chat goes on with another turn of the user.
+
+    Args:
+        text (`str`):
+            The text.
+        start (`int`):
+            Where the last response of the assistant begins.
+
+    Returns:
+        `bool`: Whether there is a header of a user's turn behind it.
+    """
+    return _USER_HEADER.search(text, start) is not None
 
 
 def _opening_of_last_turn(text: str, own: Marks | None) -> int | None:

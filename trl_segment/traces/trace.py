@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .answers import answer_of_field
-from .marks import DEFAULT_CLOSING, Marks, Reasoning, answer_of_completion, find_reasoning, split_text
+from .marks import DEFAULT_CLOSING, Marks, Reasoning, answer_of_completion, asks_again, find_reasoning, split_text
 from .segmentation import Segmenter, SlowPatternError, check_segmenter, segment_text
 
 
@@ -390,7 +390,8 @@ def _read_row(
         split = split_text(text, config.marks)
         if split is None:
             return "", text, None, "plain text that does not say where the response begins"
-        return text[:split], text[split:], None, None
+        problem = "the last turn is not the assistant's" if asks_again(text, split) else None
+        return text[:split], text[split:], None, problem
     question = row.get("question") or row.get("problem")
     for thinking, attempt in _TRAJECTORIES:
         if question and row.get(thinking) and row.get(attempt) is not None:
