@@ -4,7 +4,6 @@ import importlib.util
 import sys
 import types
 
-import numpy as np
 import pytest
 import torch
 from helpers import REPOSITORY
@@ -69,7 +68,7 @@ def test_a_caller_that_stops_asking_leaves_no_thread(model, tokenizer):
 
 
 def test_batch_size_comes_from_the_memory(model, monkeypatch):
-    """By hand: keys and values of two layers, two heads of 8 numbers, float32; 2.5 times that while the cache grows."""
+    """By hand: keys and values of two layers, two heads of 8 numbers, float32; 2.5 times that as the cache grows."""
     assert planned_batch_size(model, 100, 1000) == 64
     text = model.config
     row = 2.5 * (2 * text.num_hidden_layers * text.num_key_value_heads * 8 * 4) * 1100 + 32 * text.vocab_size
