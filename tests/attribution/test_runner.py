@@ -247,6 +247,13 @@ def test_hidden_statements_are_no_evidence(tmp_path, model, tokenizer, baseline,
     assert (result.tokens[two] == 0).all() == (token is not None)
 
 
+def test_a_scorer_reads_the_texts_of_the_segments(tmp_path, model, tokenizer):
+    row = text_row("<think>\nIt is 2.\n\nWait, so 2.\n\nHowever, 1 and 1.\n</think>\n\n2", answer="2")
+    config = AttributionConfig(attribution_scorer="verification_opener")
+    _, store = run(named([row]), model, tokenizer, tmp_path, config)
+    assert store[named([row])[0][1].key].scores == [1.0, 0.0, 1.0]
+
+
 def test_hiding_needs_a_token(tmp_path, tokenizer, rows):
     model = tiny_model(tokenizer, pad_token_id=None, eos_token_id=None)
     config = AttributionConfig(attribution_scorer="marginal", answer_statements="hidden")

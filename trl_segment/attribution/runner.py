@@ -203,9 +203,11 @@ def learn_from(
         scorer.learn([sequence for sequence in sequences if sequence is not None], store)
 
 
-def _score(scorer, sequence, layers):
+def _score(scorer, trace, sequence, layers):
     """The scores of a sequence, and without compiled layers if compiling fails."""
     arguments = (sequence.input_ids, sequence.target, sequence.segments)
+    if scorer.reads_text:
+        arguments = (*arguments, [trace.completion[start:end] for start, end in trace.segments])
     try:
         return scorer.attribute(*arguments)
     except Exception as error:
@@ -230,7 +232,7 @@ def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> tuple[S
     if problem is not None:
         return StoredAttribution(key=trace.key, name=name, problem=problem), 0
     try:
-        result = _score(scorer, sequence, layers)
+        result = _score(scorer, trace, sequence, layers)
     except MemoryError as error:
         least = activation_bytes(scorer.model.config, len(sequence.input_ids), scorer.model.dtype.itemsize, True)
         raise MemoryError(
