@@ -1,8 +1,8 @@
 """
 How often, and how early, reasoning states its answer.
 
-A statement inside the reasoning is enough to read the answer from, so that a rule which asks what the answer needs finds
-nothing else. Text alone is read, no model is loaded.
+A statement inside the reasoning is enough to read the answer from, so that a rule which asks what the answer needs
+finds nothing else. Text alone is read, no model is loaded.
 
     python benchmarks/answer_statements.py examples/tiny_world/traces.jsonl
     python benchmarks/answer_statements.py TRACES.jsonl --segmenter paragraphs --rows
