@@ -13,7 +13,8 @@ import argparse
 import contextlib
 import time
 
-from trl_segment.evaluation.grading import plain_answer, quick_verdict
+from trl_segment.evaluation.comparison import compare_directly
+from trl_segment.evaluation.normal_form import plain_answer
 from trl_segment.traces import (
     TraceConfig,
     answer_of_field,
@@ -76,7 +77,7 @@ READERS = {
     "build_trace": lambda text: build_trace({"text": f"Q: 1?\nA: {text}", "answer": "5"}, TraceConfig()),
     "locate_segments": _locate,
     "plain_answer": plain_answer,
-    "quick_verdict": lambda text: quick_verdict("5", text),
+    "compare_directly": lambda text: compare_directly("5", text),
 }
 
 
