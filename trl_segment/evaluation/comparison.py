@@ -30,7 +30,7 @@ _A_SET = re.compile(r"[\[({|<>]|\\(?:cup|cap|mathbb|infty|[lg]e|neq|in|mid|setmi
 _MONEY = re.compile("[€£¥₹¢]")
 # Names of functions and constants without their backslash, as people type them
 _TYPED = re.compile(
-    r"(?<![A-Za-z\\{])(pi|theta|infinity|infty|arc(?:sin|cos|tan)|(?:sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|log|ln)(?=[\s({\d^]|[a-z](?![a-z])))(?![a-z]{2})"
+    r"(?<![A-Za-z\\{])(pi|theta|infinity|infty|arc(?:sin|cos|tan)|(?:sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|log|ln)(?=[\s({\d^_]|[a-z](?![a-z])))(?![a-z]{2})"
 )
 _TYPED_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt\s?\(([^()]*)\)")
 _PERCENT, _ANGLE = frozenset({("percent", 1)}), frozenset({("angle", 1)})
@@ -210,6 +210,23 @@ def _same_choice(gold: str, given: str) -> bool | None:
     if right and right_text and not letter:
         return True if compare_directly(right_text, given) else None
     return None
+
+
+def is_same_option(gold: str, given: str) -> bool:
+    """
+    Whether the given answer is the letter of the option that a field states with its text (`A: 5`).
+
+    Args:
+        gold (`str`):
+            The answer column as it stands, of which the text alone is the answer.
+        given (`str`):
+            The answer to check.
+
+    Returns:
+        `bool`: False also where the field is no option.
+    """
+    found = _LETTER_WITH_TEXT.fullmatch(gold.strip()[:LONGEST_ANSWER])
+    return bool(found) and _choice(plain_answer(given)) == (found[1] or found[2], "")  # type: ignore[index]
 
 
 def _choice(answer: str) -> tuple[str, str]:

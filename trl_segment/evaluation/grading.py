@@ -5,15 +5,21 @@ What can be told without computer algebra is: equal strings, two numbers, words.
 process that is killed where an answer keeps it busy. Every output gets a verdict, also where grading failed.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..traces import Marks, answer_of_completion, answer_of_field, final_boxes, find_reasoning
-from ..traces.answers import find_boxes, unwrap_answer
+from ..traces.answers import find_boxes, labeled_parts, unwrap_answer
 from ..workers import Worker, WorkerDied
-from .comparison import compare_directly, forms_for_algebra
-from .normal_form import LONGEST_ANSWER
+from .comparison import compare_directly, forms_for_algebra, is_same_option, list_parts
+from .normal_form import LONGEST_ANSWER, plain_answer
+from .quantities import split_unit
 
+
+# What stands behind a box up to the end of a formula or a sentence
+_UNIT_BEHIND = re.compile(r"\$?(?:\\\))?([^.,;:\n]{1,40})")
+_LONGEST_QUANTITY = 300
 
 VERDICTS = ("correct", "wrong", "no answer", "unreadable", "timeout", "crash")
 
@@ -44,6 +50,24 @@ class Verdict:
     def correct(self) -> bool:
         """Whether the answer was found to be right; an output that could not be graded counts as wrong."""
         return self.verdict == "correct"
+
+
+def _boxes(text: str) -> list[str]:
+    return list(dict.fromkeys(unwrap_answer(box.content) for box in find_boxes(text) if box.content))
+
+
+def _with_unit_behind(given: str, gold: str, response: str) -> str:
+    r"""The given answer with the unit that stands behind its box (`\boxed{3}` cm), where the right answer has one."""
+    if len(given) > _LONGEST_QUANTITY or len(gold) > _LONGEST_QUANTITY or split_unit(plain_answer(gold))[1] is None:
+        return given
+    boxes = find_boxes(response)
+    last = next((box for box in reversed(boxes) if unwrap_answer(box.content) == given), None)
+    if last is None or split_unit(plain_answer(given))[1] is not None:
+        return given
+    behind = _UNIT_BEHIND.match(response, last.end)
+    together = given + (behind[1].replace("$", "") if behind else "")
+    value, unit = split_unit(plain_answer(together))
+    return together if unit is not None and unit.sure and value == plain_answer(given) else given
 
 
 class Grader:
@@ -100,19 +124,33 @@ class Grader:
         given = answer_of_completion(output, found)
         if not given:
             return Verdict("no answer")
-        verdict = self._compare(gold, given)
-        if verdict.correct:
-            return verdict
         response = output[found.response :] if found.closing is not None else output
+        parts = labeled_parts(answer) if isinstance(answer, str) else []
+        if parts:
+            return self._compare_parts(parts, given, response)
+        verdict = self._compare(gold, _with_unit_behind(given, gold, response))
+        verdict = Verdict(verdict.verdict, given, verdict.error)
+        if verdict.correct or is_same_option(answer, given):
+            return Verdict("correct", given)
         joined = final_boxes(response)
         if len(joined) > 1 and all(self._compare(gold, box).correct for box in joined):
             return Verdict("correct", given)  # the same answer in several forms
-        boxes = list(dict.fromkeys(unwrap_answer(box.content) for box in find_boxes(response) if box.content))
+        boxes = _boxes(response)
         if len(boxes) > len(joined) and len(boxes) == gold.count(",") + 1:
             # Parts of the answer that words stand between
             together = self._compare(gold, ", ".join(boxes))
             return together if together.correct else verdict
         return verdict
+
+    def _compare_parts(self, parts: list[str], given: str, response: str) -> Verdict:
+        """Compare labeled parts, whose order counts, with as many parts, boxes or values of the output."""
+        ways = (labeled_parts(given), list_parts(given), _boxes(response), labeled_parts(response.strip()))
+        for way in ways:
+            if len(way) == len(parts):
+                verdicts = [self._compare(gold, found) for gold, found in zip(parts, way, strict=True)]
+                failed = next((verdict for verdict in verdicts if not verdict.correct), None)
+                return Verdict(failed.verdict if failed else "correct", given, failed.error if failed else None)
+        return Verdict("wrong", given)
 
     def grade_all(self, pairs: Iterable[tuple[str, str]]) -> list[Verdict]:
         """

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 # Longer numbers are compared digit by digit, or by Math-Verify
-_MOST_DIGITS, _LARGEST_EXPONENT = 60, 400
+_MOST_DIGITS, _LARGEST_EXPONENT, _LONGEST_WORDS = 60, 400, 300
 
 _DECIMAL = r"(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d*)?|\.\d+"
 _INTEGER = r"\d{1,60}"
@@ -97,6 +97,8 @@ hertz 1 Hz hertz
 pascal 1 Pa pascal
 mole 1 mol mole
 electronvolt 1 eV
+morning 1 am
+afternoon 1 pm
 """
 
 
@@ -140,9 +142,10 @@ _ONE_UNIT = re.compile(
 )
 _JOINT = re.compile(r"\s?(/|\bper\b|\\cdot|\*)\s?|\s")
 _SPEEDS = {"mph": "mi/h", "kph": "km/h", "kmph": "km/h"}
+_HALF_OF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE)
 _SPEED = re.compile(rf"\b(?:{'|'.join(_SPEEDS)})\b")
 # Outside `\text` these may also be products of variables, as a letter may be one
-_PRODUCTS_TOO = ("mg", "ms", "mi", "pt", "Pa", "eV")
+_PRODUCTS_TOO = ("am", "pm", "mg", "ms", "mi", "pt", "Pa", "eV")
 _MOST_UNIT, _LONGEST_QUANTITY = 60, 300
 _ANY_UNIT = re.sub(r"\((?!\?)", "(?:", _ONE_UNIT.pattern)  # the same without groups
 _TRAILING_UNIT = re.compile(rf"(?<![A-Za-z\\_]){_ANY_UNIT}(?:(?:{_JOINT.pattern})?{_ANY_UNIT}){{0,3}}\.?$")
@@ -248,7 +251,7 @@ def number_in_words(text: str) -> str | None:
         factor = {**_SCALES, "dozen": 12}[scaled[2].lower()]
         value = exact_value(scaled[1].strip())
         return f"({scaled[1].strip()}) \\cdot {factor}" if value is None else _digits(value * factor)
-    if len(text) > 100 or not text.replace("-", "").replace(" ", "").isalpha():
+    if len(text) > _LONGEST_WORDS or not text.replace("-", "").replace(" ", "").isalpha():
         return None
     negative, words = False, text.casefold().replace("-", " ").split()
     if words[:1] in (["minus"], ["negative"]):
@@ -335,6 +338,7 @@ def split_unit(answer: str) -> tuple[str, Unit | None]:
     if signed and answer[: signed.start()].strip():
         return answer[: signed.start()].strip(), _unit_of_name(signed[1].replace(" ", ""))
     flat = " ".join(_TEXT.sub(r" \1 ", answer).replace("~", " ").split())
+    flat = _HALF_OF_DAY.sub(r"\1m", flat)
     flat = _SPEED.sub(lambda found: _SPEEDS[found[0]], flat)
     fraction = _UNIT_FRACTION.search(flat)
     flat = flat[: fraction.start()] + f"{fraction[1].strip()}/{fraction[2].strip()}" if fraction else flat
