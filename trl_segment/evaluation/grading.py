@@ -58,7 +58,9 @@ def _boxes(text: str) -> list[str]:
 
 def _with_unit_behind(given: str, gold: str, response: str) -> str:
     r"""The given answer with the unit that stands behind its box (`\boxed{3}` cm), where the right answer has one."""
-    if len(given) > _LONGEST_QUANTITY or len(gold) > _LONGEST_QUANTITY or split_unit(plain_answer(gold))[1] is None:
+    if given == gold or max(len(given), len(gold)) > _LONGEST_QUANTITY:
+        return given
+    if split_unit(plain_answer(gold))[1] is None:
         return given
     boxes = find_boxes(response)
     last = next((box for box in reversed(boxes) if unwrap_answer(box.content) == given), None)
