@@ -25,6 +25,7 @@ from trl_segment.traces import (
     segment_text,
 )
 from trl_segment.traces.marks import split_text
+from trl_segment.traces.statements import find_statements
 
 
 GROWTH = 8
@@ -85,6 +86,8 @@ READERS = {
     "locate_segments": _locate,
     "plain_answer": plain_answer,
     "compare_directly": lambda text: compare_directly("5", text),
+    "find_statements of a number": lambda text: find_statements(text, "5"),
+    "find_statements of parts": lambda text: find_statements(text, "(1, A)"),
 }
 
 

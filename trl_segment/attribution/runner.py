@@ -40,6 +40,8 @@ class AttributionSummary:
             Traces that repeat an earlier one of this run, text and answer; they share its attributions.
         evaluations (`int`):
             Gradient evaluations spent now.
+        hidden (`int`):
+            Traces attributed now in which statements of the answer were hidden.
         seconds (`float`):
             Time from the first trace of this process to its last, without what it then waits for others.
         skipped (`dict[str, list[str]]`):
@@ -55,6 +57,7 @@ class AttributionSummary:
     reused: int = 0
     repeated: int = 0
     evaluations: int = 0
+    hidden: int = 0
     seconds: float = field(default=0.0, compare=False)
     skipped: dict[str, list[str]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
@@ -122,9 +125,10 @@ def attribute_traces(
                 summary.repeated += trace.key in seen
                 summary.reused += trace.key not in seen
             else:
-                row = _attribute(name, trace, scorer, tokenizer, config, layers, first=not fits)
+                row, hidden_tokens = _attribute(name, trace, scorer, tokenizer, config, layers, first=not fits)
                 store.add(row)
                 summary.attributed += row.problem is None
+                summary.hidden += row.problem is None and hidden_tokens > 0
                 summary.evaluations += row.evaluations
                 tokens += row.sequence_tokens * row.evaluations
                 show_rate(bar, tokens, summary.evaluations, summary.attributed)
@@ -199,9 +203,11 @@ def learn_from(
         scorer.learn([sequence for sequence in sequences if sequence is not None], store)
 
 
-def _score(scorer, sequence, layers):
+def _score(scorer, trace, sequence, layers):
     """The scores of a sequence, and without compiled layers if compiling fails."""
     arguments = (sequence.input_ids, sequence.target, sequence.segments)
+    if scorer.reads_text:
+        arguments = (*arguments, [trace.completion[start:end] for start, end in trace.segments])
     try:
         return scorer.attribute(*arguments)
     except Exception as error:
@@ -213,7 +219,8 @@ def _score(scorer, sequence, layers):
     return scorer.attribute(*arguments)
 
 
-def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> StoredAttribution:
+def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> tuple[StoredAttribution, int]:
+    """What is stored of a trace, and how many of its tokens were hidden."""
     try:
         sequence, problem = sequence_of(trace, tokenizer, scorer.model.config, config)
     except Exception as error:
@@ -223,9 +230,9 @@ def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> StoredA
             raise ValueError(f"{name}: {kind}{error}") from error
         problem = f"it cannot be rendered ({kind}{error})"
     if problem is not None:
-        return StoredAttribution(key=trace.key, name=name, problem=problem)
+        return StoredAttribution(key=trace.key, name=name, problem=problem), 0
     try:
-        result = _score(scorer, sequence, layers)
+        result = _score(scorer, trace, sequence, layers)
     except MemoryError as error:
         least = activation_bytes(scorer.model.config, len(sequence.input_ids), scorer.model.dtype.itemsize, True)
         raise MemoryError(
@@ -234,11 +241,11 @@ def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> StoredA
         ) from error
     if not result.finite:
         problem = "the attributions are not finite (NaN or infinite)"
-        return StoredAttribution(key=trace.key, name=name, problem=problem)
+        return StoredAttribution(key=trace.key, name=name, problem=problem), 0
     segments, reliability = result.segments, result.reliability
     if (segments.strength < 0).any():
-        return StoredAttribution(key=trace.key, name=name, problem="the scorer gave a negative strength")
-    return StoredAttribution(
+        return StoredAttribution(key=trace.key, name=name, problem="the scorer gave a negative strength"), 0
+    row = StoredAttribution(
         key=trace.key,
         name=name,
         num_tokens=segments.num_tokens.tolist(),
@@ -257,3 +264,4 @@ def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> StoredA
         halves_correlation=None if reliability is None else reliability.halves_correlation,
         halves_agreement=None if reliability is None else reliability.halves_agreement,
     )
+    return row, sequence.hidden_tokens

@@ -9,6 +9,8 @@ from collections import Counter
 from fractions import Fraction
 from typing import NamedTuple
 
+from ..traces.statements import ONES, TENS
+
 
 # Longer numbers are compared digit by digit, or by Math-Verify
 _MOST_DIGITS, _LARGEST_EXPONENT, _LONGEST_WORDS = 60, 400, 300
@@ -23,13 +25,6 @@ _ARGUMENT = rf"(?:\{{\s?({_SIGN}{_INTEGER})\s?\}}|(\d))"
 _FRACTION = re.compile(rf"({_SIGN})({_INTEGER})?\s?\\frac\s?{_ARGUMENT}\s?{_ARGUMENT}")
 _SLASH = re.compile(rf"({_SIGN})({_INTEGER})\.?\s?/\s?({_INTEGER})")
 
-_ONES = [
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-]  # fmt: skip
-_TENS = {
-    "twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90,
-}  # fmt: skip
 _SCALES = {
     "thousand": 10**3,
     "million": 10**6,
@@ -40,7 +35,7 @@ _PARTS = {
     "half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8,
     "ninth": 9, "tenth": 10,
 }  # fmt: skip
-_NUMBER_WORDS = {word: number for number, word in enumerate(_ONES)} | _TENS
+_NUMBER_WORDS = dict(zip(ONES, range(20), strict=True)) | dict(zip(TENS, range(20, 100, 10), strict=True))
 _SCALED = re.compile(rf"(.*\d)\s?(?:\\text\s?\{{\s?)?({'|'.join(_SCALES)}|dozen)s?(?:\s?\}})?", re.IGNORECASE)
 
 # Dimension, size in its smallest unit here, names. Names of one letter, and of money, are read as they are written.

@@ -7,6 +7,7 @@ from .comparisons import (
     NecessityAndSufficiency,
     OpeningSurprisal,
     RestPerplexity,
+    VerificationOpener,
 )
 from .integrated_gradients import IntegratedGradients
 from .predictions import ConfidenceGain, Entropy, GradientTimesInput, Perplexity, RandomScores
@@ -32,4 +33,5 @@ __all__ = [
     "RecursiveAttribution",
     "RestPerplexity",
     "Scorer",
+    "VerificationOpener",
 ]
