@@ -5,9 +5,9 @@ What hiding statements of the answer does.
     python benchmarks/hidden_answers.py --model MODEL --dataset TRACES.jsonl    # a pretrained model on real traces
 
 In the tiny world: F1 of what a scorer keeps against the useful segments, with statements visible and hidden, on traces
-that no constant was chosen on. On real traces: the mean log-probability of the answer, in nats, with all in place, with
-statements hidden in two ways, and without any reasoning. The two ways are to replace the tokens, as the package does,
-and a mask under which nobody attends to them.
+that no constant was chosen on. On real traces: the mean log-probability of the answer, in nats, with all in place,
+with statements hidden in two ways, and without any reasoning. The two ways are to replace the tokens, as the package
+does, and a mask under which nobody attends to them.
 """
 
 import argparse

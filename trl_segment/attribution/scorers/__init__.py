@@ -10,7 +10,14 @@ from .comparisons import (
     VerificationOpener,
 )
 from .integrated_gradients import IntegratedGradients
-from .predictions import ConfidenceGain, Entropy, GradientTimesInput, Perplexity, RandomScores
+from .predictions import (
+    ConfidenceGain,
+    Entropy,
+    GradientTimesInput,
+    Perplexity,
+    RandomScores,
+    without_reasoning,
+)
 from .recursive import RecursiveAttribution
 from .sweeps import BackwardSweep, CounterfactualSweep
 
@@ -34,4 +41,5 @@ __all__ = [
     "RestPerplexity",
     "Scorer",
     "VerificationOpener",
+    "without_reasoning",
 ]
