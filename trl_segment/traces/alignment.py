@@ -254,7 +254,7 @@ def render_prompt(trace: Trace, tokenizer: "PreTrainedTokenizerBase") -> str:
             "words of the prompt are lost. It was made for images and wants a list of parts. Write the content as "
             "[{'type': 'text', 'text': ...}], or pass another template with `chat_template_path`."
         )
-    if opening_mark(trace.completion) == "<think>":
+    if (opening_mark(trace.completion) or "").startswith("<think"):
         # Templates that think only on request close an empty reasoning here; the completion brings its own
         text = re.sub(r"<think>\s*</think>\s*$", "", text)
     return text
