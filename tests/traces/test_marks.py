@@ -257,6 +257,7 @@ DIALOGUE = ["He said\nUser: hi\nAssistant: hello", "\n\nWait, so."]
 ANALYSIS = "<|channel|>analysis<|message|>"
 NEXT = "<|end|><|start|>assistant"
 FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
+GPT_OSS = "<|start|>user<|message|>Q<|end|><|start|>assistant"
 BOTH = ["One.", "\n\nWait, two."]
 # A plain text, its prompt, and its segments or the problem
 TEXTS = {
@@ -294,8 +295,8 @@ TEXTS = {
         "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n",
         ["It writes <|im_start|>assistant.", "\n\nWait, so."],
     ),
-    f"<|start|>user<|message|>Q<|end|><|start|>assistant{ANALYSIS}One.{NEXT}{ANALYSIS}Two.{FINAL}{RESPONSE}<|return|>": (
-        "<|start|>user<|message|>Q<|end|><|start|>assistant",
+    f"{GPT_OSS}{ANALYSIS}One.{NEXT}{ANALYSIS}Two.{FINAL}{RESPONSE}<|return|>": (
+        GPT_OSS,
         ["One.", f"{NEXT}{ANALYSIS}Two."],
     ),
 }
@@ -344,6 +345,8 @@ COMPLETIONS = {
     f"Hm so <think>{REASONING}</think>{RESPONSE}": SPOKEN_OF,
     # Several messages
     f"<think>One.</think>\n\n<think>Two.</think>{RESPONSE}": ["One.", "</think>\n\n<think>Two."],
+    f"<think></think><think> </think>{RESPONSE}": "no reasoning",
+    f"<think></think><think>One.</think>{RESPONSE}": ["</think><think>One."],
     f"<think>One.</think>I look.<think>Two.</think>{RESPONSE}": SEVERAL,
     f"{ANALYSIS}One.\n\nWait, two.{NEXT}{ANALYSIS}Three.{FINAL}{RESPONSE}": [*BOTH, f"{NEXT}{ANALYSIS}Three."],
     f"{ANALYSIS}One.{NEXT}<|channel|>commentary<|message|>I look.{NEXT}{ANALYSIS}Two.{FINAL}{RESPONSE}": SEVERAL,

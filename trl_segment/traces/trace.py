@@ -223,9 +223,8 @@ def build_trace(
     note = None
     if found.closing is None:
         note = f"no marks of reasoning such as <think>, so {_taken(end, completion)} was taken for it"
-    text = completion[start:end]
     segments: tuple[Span, ...] = ()
-    if problem is None and not text.strip():
+    if problem is None and not any(completion[a:b].strip() for a, b in found.parts or ((start, end),)):
         problem = "no reasoning"
     problem = problem or found.problem
     if problem is None:
@@ -256,9 +255,8 @@ def _segments(completion: str, found: Reasoning, segmenter: Segmenter | None, co
         pattern = None if segmenter else config.segment_pattern
         text = completion[start:end]
         spans = segment_text(text, segmenter or config.segmenter, pattern) if text.strip() else []
-        for a, b in spans:
-            first = segments[-1][1] if segments else found.start
-            segments.append((first, start + b))
+        for _, stop in spans:
+            segments.append((segments[-1][1] if segments else found.start, start + stop))
     return (*segments[:-1], (segments[-1][0], found.end))
 
 
