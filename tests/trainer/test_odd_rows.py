@@ -170,10 +170,18 @@ def test_one_row_that_the_template_refuses_does_not_stop_an_attribution(tmp_path
     assert summary.attributed == 3
     (reason,) = summary.skipped
     assert summary.skipped[reason] == ["bad"] and "no sums" in reason
-    # At the first trace it is the template that does not fit
+    # The first is no other
+    other = AttributionStore(tmp_path / "other", attribution_settings(model, tokenizer, config))
+    summary = attribute_traces([bad, *traces], model, tokenizer, config, other)
+    assert summary.attributed == 3 and summary.skipped[reason] == ["bad"]
+    assert {row.name: row.problem for row in other.values()} == {
+        "bad": reason, "row 0": None, "row 1": None, "row 2": None
+    }  # fmt: skip
+    # Where no trace fits, it is the template that does not
+    other = AttributionStore(tmp_path / "none", attribution_settings(model, tokenizer, config))
     with pytest.raises(ValueError, match=r"^bad: .*no sums"):
-        other = AttributionStore(tmp_path / "other", attribution_settings(model, tokenizer, config))
-        attribute_traces([bad, *traces], model, tokenizer, config, other)
+        attribute_traces([bad, ("worse", bad[1])], model, tokenizer, config, other)
+    assert len(other) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..models import process_state
 from ..models.compiled import compiled_layers, should_compile
 from ..models.passes import wait_for_others
 from ..printing import get_logger
@@ -101,6 +102,9 @@ def attribute_traces(
 
     Returns:
         [`AttributionSummary`]: What was done, and what was skipped and why. Skipped traces are logged by name.
+
+    Raises:
+        `ValueError`: If the tokenizer can render no trace at all. The error is that of the first.
     """
     traces = iter(traces)
     scorer = make_scorer(model, config, selection)
@@ -109,6 +113,7 @@ def attribute_traces(
     summary = AttributionSummary()
     seen = set()
     tokens, began, fits = 0, time.perf_counter(), False
+    waiting: list[tuple[StoredAttribution, Exception]] = []
     bar = progress_bar(itertools.chain(first, traces), "Attributing", total=total, shown=progress)
     compiled = scorer.token_attributions and should_compile(model, config.attribution_compile, total)
     with contextlib.ExitStack() as stack:
@@ -122,8 +127,12 @@ def attribute_traces(
                 summary.repeated += trace.key in seen
                 summary.reused += trace.key not in seen
             else:
-                row = _attribute(name, trace, scorer, tokenizer, config, layers, first=not fits)
-                store.add(row)
+                row, error = _attribute(name, trace, scorer, tokenizer, config, layers)
+                if error is not None and not fits:
+                    # Until one trace has gone well it may be the tokenizer that does not fit, and not the traces
+                    waiting.append((row, error))
+                else:
+                    store.add(row)
                 summary.attributed += row.problem is None
                 summary.evaluations += row.evaluations
                 tokens += row.sequence_tokens * row.evaluations
@@ -131,11 +140,19 @@ def attribute_traces(
             if trace.key not in seen:
                 summary.reliability.add(name, row.reliability)
             seen.add(trace.key)
-            fits |= row.problem is None
+            if row.problem is None and not fits:
+                fits = True
+                for earlier, _ in waiting:
+                    store.add(earlier)
             if trace.note is not None:
                 summary.notes.setdefault(trace.note, []).append(name)
             if row.problem is not None:
                 summary.skipped.setdefault(row.problem, []).append(name)
+        if waiting and not fits and process_state().num_processes == 1:
+            row, error = waiting[0]
+            raise ValueError(f"{row.name}: {_describe(error)}") from error
+        for row, _ in () if fits else waiting:
+            store.add(row)
         summary.seconds = time.perf_counter() - began
     wait_for_others(model, scorer.lockstep)
     skipped = sum(map(len, summary.skipped.values()))
@@ -195,7 +212,11 @@ def learn_from(
             Keeps what is learned.
     """
     if scorer.learns_from:
-        sequences = [sequence_of(trace, tokenizer, scorer.model.config, config)[0] for trace in traces]
+        sequences = []
+        for trace in traces:
+            # What cannot be rendered is named when its turn comes
+            with contextlib.suppress(Exception):
+                sequences.append(sequence_of(trace, tokenizer, scorer.model.config, config)[0])
         scorer.learn([sequence for sequence in sequences if sequence is not None], store)
 
 
@@ -213,17 +234,24 @@ def _score(scorer, sequence, layers):
     return scorer.attribute(*arguments)
 
 
-def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> StoredAttribution:
+def _describe(error: Exception) -> str:
+    # Templates raise whatever they like
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def _attribute(name, trace, scorer, tokenizer, config, layers) -> tuple[StoredAttribution, Exception | None]:
+    """The row of a trace, and the error if it could not be rendered."""
     try:
         sequence, problem = sequence_of(trace, tokenizer, scorer.model.config, config)
     except Exception as error:
-        # Templates raise whatever they like. Before one trace has gone well it is the tokenizer that does not fit.
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        if first:
-            raise ValueError(f"{name}: {kind}{error}") from error
-        problem = f"it cannot be rendered ({kind}{error})"
+        problem = f"it cannot be rendered ({_describe(error)})"
+        return StoredAttribution(key=trace.key, name=name, problem=problem), error
     if problem is not None:
-        return StoredAttribution(key=trace.key, name=name, problem=problem)
+        return StoredAttribution(key=trace.key, name=name, problem=problem), None
+    return _row_of_scores(name, trace, scorer, sequence, layers), None
+
+
+def _row_of_scores(name, trace, scorer, sequence, layers) -> StoredAttribution:
     try:
         result = _score(scorer, sequence, layers)
     except MemoryError as error:
