@@ -290,7 +290,10 @@ def add_units(row, index, rows, described, reader, tokenizer, chat_template, off
         `ValueError`: If a streamed row has no attribution, or a column of labels is none.
     """
     try:
-        units, reason = place_units(row, index, rows, described, reader, tokenizer, chat_template, offsets, tokenized), ""
+        units, reason = (
+            place_units(row, index, rows, described, reader, tokenizer, chat_template, offsets, tokenized),
+            "",
+        )
     except UnplacedError as error:
         units, reason = np.zeros(len(row["input_ids"]), dtype=np.int32), error.reason
     if rows is None:
@@ -339,7 +342,7 @@ def place_units(row, index, rows, described, reader, tokenizer, chat_template, o
         # Whoever did it may have done it otherwise; only where no text beside the tokens fits is one made of them
         ended = text + (tokenizer.eos_token or "")
         ways += [(text, not special), (ended, True), (ended, False), (tokenizer.decode(wanted), False)]
-    for text, add_special_tokens in ways:
+    for way, (text, add_special_tokens) in enumerate(ways):
         ids, spans = encode_with_spans(tokenizer, text, add_special_tokens)
         # Rows that came with their tokens may have been cut
         if np.array_equal(ids[: len(wanted)] if tokenized else ids, wanted):
@@ -352,6 +355,17 @@ def place_units(row, index, rows, described, reader, tokenizer, chat_template, o
             "its text does not give its tokens",
         )
     spans = spans[: len(wanted)]
-    units = training_units(text, spans, locate_segments(text, trace, tokenizer.name_or_path))
+    try:
+        segments = locate_segments(text, trace, tokenizer.name_or_path)
+    except UnplacedError as error:
+        if not tokenized or way < len(ways) - 1:
+            raise
+        raise UnplacedError(
+            f"{name}: the dataset's own column 'input_ids' holds other tokens than those of the text beside it: the "
+            f"reasoning, starting {trace.completion[slice(*trace.reasoning)].strip()[:40]!r}, is not among them. "
+            "Tokenize the text with the trainer's own tokenizer, or leave 'input_ids' out.",
+            "its tokens are not those of the text beside them",
+        ) from error
+    units = training_units(text, spans, segments)
     units[units > 0] += offset
     return units
