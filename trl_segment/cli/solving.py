@@ -237,6 +237,7 @@ def load_engine(path: str, args: DecodingArguments, decoding: "DecodingConfig") 
     from ..models.inspection import config_fingerprint, files_fingerprint, tokenizer_fingerprint, weights_fingerprint
 
     if args.backend == "vllm":
+        from ..evaluation.outputs import special_marks
         from ..evaluation.vllm_backend import VLLMDecoder
         from ..models import load_config, load_tokenizer
 
@@ -247,8 +248,11 @@ def load_engine(path: str, args: DecodingArguments, decoding: "DecodingConfig") 
         # vLLM shows no weights. A name of the Hub stands for the commit that it has now.
         files = files_fingerprint(path) if Path(path).is_dir() else getattr(load_config(path), "_commit_hash", None)
         settings = {"backend": "vllm", "model": path, "files": files, "dtype": args.dtype}
+        if marks := special_marks(tokenizer):
+            settings["special_marks"] = marks
         return Engine(None, tokenizer, decoder, {**settings, **asdict(decoding)})
     from ..evaluation.generation import end_token_ids
+    from ..evaluation.outputs import special_marks
     from ..models import load_model
 
     model, tokenizer = load_model(
@@ -267,6 +271,8 @@ def load_engine(path: str, args: DecodingArguments, decoding: "DecodingConfig") 
         "end_ids": sorted(end_token_ids(model, tokenizer)),
         "dtype": str(model.dtype),
     }
+    if marks := special_marks(tokenizer):
+        settings["special_marks"] = marks
     return Engine(model, tokenizer, None, {**settings, **asdict(decoding)})
 
 

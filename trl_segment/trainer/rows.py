@@ -342,7 +342,7 @@ def place_units(row, index, rows, described, reader, tokenizer, chat_template, o
         # Whoever did it may have done it otherwise; only where no text beside the tokens fits is one made of them
         ended = text + (tokenizer.eos_token or "")
         ways += [(text, not special), (ended, True), (ended, False), (tokenizer.decode(wanted), False)]
-    for way, (text, add_special_tokens) in enumerate(ways):
+    for text, add_special_tokens in ways:
         ids, spans = encode_with_spans(tokenizer, text, add_special_tokens)
         # Rows that came with their tokens may have been cut
         if np.array_equal(ids[: len(wanted)] if tokenized else ids, wanted):
@@ -358,7 +358,7 @@ def place_units(row, index, rows, described, reader, tokenizer, chat_template, o
     try:
         segments = locate_segments(text, trace, tokenizer.name_or_path)
     except UnplacedError as error:
-        if not tokenized or way < len(ways) - 1:
+        if not tokenized or text is not ways[-1][0]:
             raise
         raise UnplacedError(
             f"{name}: the dataset's own column 'input_ids' holds other tokens than those of the text beside it: the "
