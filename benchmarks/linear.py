@@ -24,6 +24,7 @@ from trl_segment.traces import (
     segment_text,
 )
 from trl_segment.traces.marks import split_text
+from trl_segment.traces.statements import find_statements
 
 
 GROWTH = 8
@@ -76,6 +77,8 @@ READERS = {
     "build_trace": lambda text: build_trace({"text": f"Q: 1?\nA: {text}", "answer": "5"}, TraceConfig()),
     "locate_segments": _locate,
     "plain_answer": plain_answer,
+    "find_statements of a number": lambda text: find_statements(text, "5"),
+    "find_statements of parts": lambda text: find_statements(text, "(1, A)"),
     "quick_verdict": lambda text: quick_verdict("5", text),
 }
 

@@ -13,6 +13,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attribution_evaluations": 50,
         "attribution_baseline": "pad",
         "attribution_noise_samples": 0,
+        "answer_statements": "visible",
         "tau": 0.7,
         "beta": 0.8,
         "consistency_scale": "absolute",

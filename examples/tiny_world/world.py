@@ -71,6 +71,7 @@ ROLES = (
     "restatement",
     "filler",
     "digression",
+    "statement",
 )
 
 # The truth a selection rule is measured against. A correction counts: it is the only place where the right content of
@@ -102,7 +103,8 @@ class WorldSettings:
 
     A trace has 1 segment (the opening) + one per register that settles it (a computation or, after wrong guesses, a
     correction) + the redundant ones around each register: from `1 + steps[0] * (1 + redundancy[0])` to
-    `1 + steps[1] * (1 + redundancy[1])`. With `steps=(7, 8), redundancy=(2, 4)` that is 22 to 41 segments.
+    `1 + steps[1] * (1 + redundancy[1])`, and `statements` at the end. With `steps=(7, 8), redundancy=(2, 4)` and no
+    statements that is 22 to 41 segments.
 
     Args:
         name (`str`):
@@ -132,6 +134,8 @@ class WorldSettings:
             Zero in teacher traces; the base model's training text has some.
         tail (`float`, defaults to `0.05`):
             Probability that a segment ends in one more sentence without content, whatever its role.
+        statements (`int`, defaults to `0`):
+            So many segments at the end say the answer, as traces of real models do.
     """
 
     name: str
@@ -146,6 +150,7 @@ class WorldSettings:
     error: float = 0.20
     careless: float = 0.0
     tail: float = 0.05
+    statements: int = 0
 
     def __post_init__(self) -> None:
         for key in ("steps", "redundancy"):
@@ -180,6 +185,11 @@ SETTINGS = {
     # As `repetition`, but with nearly as many wrong guesses as `detours`: what a student copies is not only long. The
     # base model has not been trained on it.
     "mixed": WorldSettings("mixed", verification=0.42, restatement=0.22, filler=0.05, digression=0.05, error=0.26),
+    # As `repetition`, with the answer said in full at the end, again and again, from where alone it can be read: hard
+    # for rules that ask what the answer would miss. The base model has not been trained on it.
+    "stated": WorldSettings(
+        "stated", verification=0.50, restatement=0.26, filler=0.08, digression=0.08, error=0.08, statements=3
+    ),
 }
 
 
@@ -309,6 +319,7 @@ _ANNOUNCEMENTS = {
     "restatement": ("recall", "a reminder:"),
     "filler": ("hmm,", "let me pause,"),
     "digression": ("a side note:", "just for fun,"),
+    "statement": ("all in all,",),
 }
 
 _FILLERS = (
@@ -470,6 +481,8 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
         rng.shuffle(after)
         for role in after:
             redundant(role, list(careful))
+    for _ in range(settings.statements):
+        emit("statement", f"the answer is {', '.join(f'{name}={found[name]}' for name in problem.asked)}.")
     return trace
 
 

@@ -226,6 +226,34 @@ def test_settings_reach_the_engine(tmp_path, model, tokenizer, rows):
     assert store[trace.key].f_baseline == pytest.approx(result.f_baseline)
 
 
+@pytest.mark.parametrize(("baseline", "token"), [("pad", "pad_token_id"), ("eos", "eos_token_id"), ("mean", None)])
+def test_hidden_statements_are_no_evidence(tmp_path, model, tokenizer, baseline, token):
+    """Their tokens do not move with a baseline that is a token, and the model reads what was put there by hand."""
+    row = text_row("<think>\nIt is 2.\n\nWait, so 2.\n\nHowever, 1 and 1 it is.\n</think>\n\n2", answer="2")
+    config = AttributionConfig(**{**vars(CONFIG), "answer_statements": "hidden", "attribution_baseline": baseline})
+    traces = named([row])
+    summary, store = run(traces, model, tokenizer, tmp_path, config)
+    assert (summary.attributed, summary.hidden) == (1, 1)
+    trace = traces[0][1]
+    sequence = attributed_sequence(trace, tokenizer)
+    two = [i for i, t in enumerate(sequence.input_ids) if "2" in tokenizer.decode(t) and i < sequence.segments[-1][1]]
+    assert len(two) == 2
+    ids = sequence.input_ids.copy()
+    ids[two] = getattr(tokenizer, token or "pad_token_id")
+    engine = IntegratedGradients(model, "midpoint", 4, baseline=baseline)
+    result = engine.attribute(ids, sequence.target, sequence.segments)
+    assert store[trace.key].f_input == pytest.approx(result.f_input)
+    np.testing.assert_allclose(store[trace.key].sum_abs, result.segments.sum_abs, rtol=1e-5)
+    assert (result.tokens[two] == 0).all() == (token is not None)
+
+
+def test_hiding_needs_a_token(tmp_path, tokenizer, rows):
+    model = tiny_model(tokenizer, pad_token_id=None, eos_token_id=None)
+    config = AttributionConfig(attribution_scorer="marginal", answer_statements="hidden")
+    with pytest.raises(ValueError, match="names neither a pad nor an eos token"):
+        run(named(rows[:1]), model, tokenizer, tmp_path, config)
+
+
 def changed(one, two):
     """Names of the fields and options in which two settings are not the same."""
     one, two = ({**settings.to_dict(), **settings.options} for settings in (one, two))
@@ -244,6 +272,7 @@ def test_every_setting_that_changes_scores_is_in_the_settings(model, tokenizer):
         "path": {"attribution_path": "all"},
         "baseline": {"attribution_baseline": "zero"},
         "answer_template": {"answer_template": "{answer}"},
+        "answer_statements": {"answer_statements": "hidden"},
     }
     for key, change in changes.items():
         other = attribution_settings(model, tokenizer, AttributionConfig(**{**vars(CONFIG), **change}))
@@ -397,6 +426,7 @@ def test_many_rows_are_all_stored(tmp_path, model, tokenizer):
         ({"attribution_path": "x"}, "Unknown attribution path 'x'. Pass one of 'all', 'reasoning'"),
         ({"attribution_baseline": "bos"}, "Unknown attribution baseline 'bos'. Pass one of 'pad', 'eos'"),
         ({"attribution_baseline": "-1"}, "Unknown attribution baseline '-1'"),
+        ({"answer_statements": "none"}, "Unknown `answer_statements` 'none'"),
         ({"answer_template": "So: "}, "must hold {answer} exactly once"),
         ({"answer_template": "{answer}{answer}"}, "must hold {answer} exactly once"),
         ({"attribution_max_tokens": 0}, "`attribution_max_tokens` must be at least 1, but 0"),

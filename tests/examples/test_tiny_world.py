@@ -93,8 +93,10 @@ def test_segments_and_traces_are_as_long_as_they_are_said_to_be(setting, loaded)
     counts = []
     for row in world.make_rows(setting, 100, split="test-of-lengths"):
         sequence = attributed_sequence(build_trace(row), tokenizer)
-        counts.append(len(sequence.segments))
-        assert all(20 <= b - a <= 80 for a, b in sequence.segments)
+        # Statements come on top, and are as long as the answer
+        steps = [span for span, role in zip(sequence.segments, row["roles"], strict=True) if role != "statement"]
+        counts.append(len(steps))
+        assert all(20 <= b - a <= 80 for a, b in steps)
     assert min(counts) >= 15 and max(counts) <= 41
     assert 3 / np.mean(counts) < 0.1
 

@@ -44,7 +44,8 @@ def test_marks_of_reasoning_are_settings_and_older_stores_have_none():
     marked = store_settings(reasoning_start="<<plan>>", reasoning_end="<</plan>>")
     assert StoreSettings.from_dict(marked.to_dict()).trace_config().marks == ("<<plan>>", "<</plan>>", False, None)
     assert len(marked.differences(store_settings())) == 2
-    assert StoreSettings.from_dict(without("reasoning_start", "reasoning_end")) == store_settings()
+    older = without("reasoning_start", "reasoning_end", "answer_statements")
+    assert StoreSettings.from_dict(older) == store_settings()
 
 
 def test_settings_cannot_be_changed():

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from ..presets import PRESETS, apply_preset
 from ..traces.alignment import ANSWER_TEMPLATE
+from ..traces.statements import STATEMENTS
 from ..traces.trace import TraceConfig
 from .quadrature import RULES, check_rule
 from .scorers import SCORERS
@@ -72,6 +73,11 @@ class AttributionConfig(TraceConfig):
         answer_template (`str`, *optional*):
             Text behind the reasoning in the attributed sequence; `{answer}` stands for the answer. Defaults to the
             paper's `</think> So, the final answer is \boxed{{answer}}`.
+        answer_statements (`str`, *optional*, defaults to `"visible"`):
+            What becomes of the places at which the reasoning itself states the answer, from which alone it could be
+            read: they stay `"visible"` (the paper); they are `"hidden"` from the attribution model, a neutral token
+            standing in the place of each of theirs; or `"only_first"` leaves those in the first segment that has any.
+            Training sees the whole text all the same.
 
     Raises:
         `ValueError`: On a value that cannot work.
@@ -158,6 +164,14 @@ class AttributionConfig(TraceConfig):
         default=ANSWER_TEMPLATE,
         metadata={"help": "Text behind the reasoning in the attributed sequence; {answer} stands for the answer."},
     )
+    answer_statements: str = field(
+        default="visible",
+        metadata={
+            "help": "What becomes of the places at which the reasoning states the answer: 'visible' to the "
+            "attribution model (the paper), 'hidden' from it, or 'only_first' visible.",
+            "choices": list(STATEMENTS),
+        },
+    )
 
     def __post_init__(self):
         apply_preset(self)
@@ -166,6 +180,11 @@ class AttributionConfig(TraceConfig):
             value = getattr(self, f"attribution_{name}")
             if value not in known:
                 raise ValueError(f"Unknown attribution {name} {value!r}. Pass one of {', '.join(map(repr, known))}.")
+        if self.answer_statements not in STATEMENTS:
+            raise ValueError(
+                f"Unknown `answer_statements` {self.answer_statements!r}. Pass one of "
+                f"{', '.join(map(repr, STATEMENTS))}."
+            )
         if not 0 < self.attribution_tolerance < 1:
             raise ValueError(
                 f"`attribution_tolerance` is a share of F's increase and must be in (0, 1), but "

@@ -15,7 +15,7 @@ from ..printing import get_logger
 from ..progress import progress_bar, show_rate
 from ..selection import ReliabilityCount, SelectionConfig
 from ..store import AttributionStore, StoredAttribution
-from ..traces import Trace, describe_names, describe_notes
+from ..traces import AttributedSequence, Trace, describe_names, describe_notes
 from .config import AttributionConfig
 from .cost import activation_bytes
 from .scorers import SCORERS, Scorer
@@ -41,6 +41,8 @@ class AttributionSummary:
             Traces that repeat an earlier one of this run, text and answer; they share its attributions.
         evaluations (`int`):
             Gradient evaluations spent now.
+        hidden (`int`):
+            Traces attributed now in which statements of the answer were hidden.
         seconds (`float`):
             Time from the first trace of this process to its last, without what it then waits for others.
         skipped (`dict[str, list[str]]`):
@@ -56,6 +58,7 @@ class AttributionSummary:
     reused: int = 0
     repeated: int = 0
     evaluations: int = 0
+    hidden: int = 0
     seconds: float = field(default=0.0, compare=False)
     skipped: dict[str, list[str]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
@@ -127,13 +130,18 @@ def attribute_traces(
                 summary.repeated += trace.key in seen
                 summary.reused += trace.key not in seen
             else:
-                row, error = _attribute(name, trace, scorer, tokenizer, config, layers)
+                sequence, problem, error = _read(trace, scorer, tokenizer, config)
+                if sequence is None:
+                    row = StoredAttribution(key=trace.key, name=name, problem=problem)
+                else:
+                    row = _attribute(name, trace, scorer, sequence, layers)
                 if error is not None and not fits:
                     # Until one trace has gone well it may be the tokenizer that does not fit, and not the traces
                     waiting.append((row, error))
                 else:
                     store.add(row)
                 summary.attributed += row.problem is None
+                summary.hidden += row.problem is None and sequence.hidden_tokens > 0
                 summary.evaluations += row.evaluations
                 tokens += row.sequence_tokens * row.evaluations
                 show_rate(bar, tokens, summary.evaluations, summary.attributed)
@@ -239,19 +247,15 @@ def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
-def _attribute(name, trace, scorer, tokenizer, config, layers) -> tuple[StoredAttribution, Exception | None]:
-    """The row of a trace, and the error if it could not be rendered."""
+def _read(trace, scorer, tokenizer, config) -> tuple[AttributedSequence | None, str | None, Exception | None]:
+    """The sequence of a trace, or why there is none, and the error if that is because it cannot be rendered."""
     try:
-        sequence, problem = sequence_of(trace, tokenizer, scorer.model.config, config)
+        return *sequence_of(trace, tokenizer, scorer.model.config, config), None
     except Exception as error:
-        problem = f"it cannot be rendered ({_describe(error)})"
-        return StoredAttribution(key=trace.key, name=name, problem=problem), error
-    if problem is not None:
-        return StoredAttribution(key=trace.key, name=name, problem=problem), None
-    return _row_of_scores(name, trace, scorer, sequence, layers), None
+        return None, f"it cannot be rendered ({_describe(error)})", error
 
 
-def _row_of_scores(name, trace, scorer, sequence, layers) -> StoredAttribution:
+def _attribute(name, trace, scorer, sequence, layers) -> StoredAttribution:
     try:
         result = _score(scorer, sequence, layers)
     except MemoryError as error:

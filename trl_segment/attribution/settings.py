@@ -118,6 +118,7 @@ def _settings(model_config, tokenizer, config, autocast, segmenter, selection, *
         reasoning_start=config.reasoning_start,
         reasoning_end=config.reasoning_end,
         answer_template=config.answer_template,
+        answer_statements=config.answer_statements,
         scorer=config.attribution_scorer,
         options=SCORERS[config.attribution_scorer].stored_options(config, model_config, selection),
         **{"weights": None, "dtype": None, "adapter": None, **model},

@@ -153,6 +153,8 @@ def _attribute(parser, data_args, args, config, selection, model_args, state) ->
         f"gradient evaluations, {summary.reused} read from the store, {summary.repeated} repeated, {skipped} not "
         "attributable."
     )
+    if config.answer_statements != "visible" and summary.attributed:
+        say(f"{share}Statements of the answer were hidden in {summary.hidden} of {summary.attributed} traces.")
     if summary.reliability.traces:
         say(f"{share}Attributions settled for {summary.reliability.describe()}.")
     balance = describe_balance(summary)

@@ -21,6 +21,7 @@ from ..evaluation.gains import CONFIDENCES
 from ..progress import progress_bar
 from ..selection import SelectionConfig
 from ..traces import row_name
+from ..traces.statements import STATEMENTS
 from .arguments import DatasetArguments, ModelArguments, StoreArguments
 from .data import FoundRow, StoreReader, load_train_split
 from .errors import UserError
@@ -42,6 +43,9 @@ class MeasurementArguments:
             Largest number of traces, spread evenly over the dataset.
         confidence (`str`, *optional*, defaults to `"log_probability"`):
             Scale of the model's confidence in the answer: `"log_probability"` (nats) or `"probability"`.
+        answer_statements (`str`, *optional*):
+            What becomes of the places at which the reasoning states the answer, from which alone it can be read, see
+            [`~trl_segment.AttributionConfig`]. Defaults to what the attributions were made with.
     """
 
     shares: list[float] = field(
@@ -52,6 +56,14 @@ class MeasurementArguments:
     confidence: str = field(
         default="log_probability",
         metadata={"help": "Confidence in the answer as log_probability or probability.", "choices": list(CONFIDENCES)},
+    )
+    answer_statements: str | None = field(
+        default=None,
+        metadata={
+            "help": "What becomes of the places at which the reasoning states the answer. Default: as for the "
+            "attributions.",
+            "choices": list(STATEMENTS),
+        },
     )
 
     def __post_init__(self):
@@ -129,7 +141,9 @@ class Measurement:
         self._confidence.close()
 
     def _measure(self, row):
-        confidence = self._confidence.of(row.trace, self.reader.store.settings.answer_template)
+        settings = self.reader.store.settings
+        statements = self.args.answer_statements or settings.answer_statements
+        confidence = self._confidence.of(row.trace, settings.answer_template, statements)
         if isinstance(confidence, str):
             self.reader.leave_out(row, confidence)
             return

@@ -198,6 +198,7 @@ def stored_configs(
         **dataclasses.asdict(trace_config),
         attribution_scorer=settings.scorer,
         answer_template=settings.answer_template,
+        answer_statements=settings.answer_statements,
         **{name: value for name, value in options.items() if name in names},
     )
     decision = settings.options.get("decision")

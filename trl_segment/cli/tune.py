@@ -214,7 +214,8 @@ def _scored_traces(reader: StoreReader, rows, gains: SegmentGains) -> list[Score
     scored = []
     bar = progress_bar(rows, f"Gains for {Path(reader.name).name}", total=len(rows))
     for found in reader.attributed(reader.find(*row) for row in bar):
-        values = gains(found.trace, reader.store.settings.answer_template)
+        settings = reader.store.settings
+        values = gains(found.trace, settings.answer_template, settings.answer_statements)
         if isinstance(values, str):
             reader.leave_out(found, values)
         else:

@@ -340,7 +340,9 @@ class SubsetConfidence(KeptLogProbs):
 
     key = ("sequence", "segments")
 
-    def of(self, trace: Trace, answer_template: str) -> Callable[[np.ndarray], np.ndarray] | str:
+    def of(
+        self, trace: Trace, answer_template: str, answer_statements: str = "visible"
+    ) -> Callable[[np.ndarray], np.ndarray] | str:
         """
         The confidence function of a trace.
 
@@ -349,12 +351,18 @@ class SubsetConfidence(KeptLogProbs):
                 A trace that can be attributed.
             answer_template (`str`):
                 Text behind the reasoning, see [`~trl_segment.AttributionConfig`].
+            answer_statements (`str`, *optional*, defaults to `"visible"`):
+                What becomes of statements of the answer in the reasoning, see the same.
 
         Returns:
             `Callable` or `str`: What [`measure_faithfulness`] takes, or why there is none.
         """
+        from ..models.inspection import neutral_token
+
         model, tokenizer, file = self._open()
-        sequence = attributed_sequence(trace, tokenizer, answer_template)
+        sequence = attributed_sequence(
+            trace, tokenizer, answer_template, answer_statements, neutral_token(model.config)
+        )
         if sequence.problem is not None:
             return sequence.problem
         digest = sequence_digest(sequence)

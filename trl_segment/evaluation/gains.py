@@ -82,7 +82,7 @@ class SegmentGains(KeptLogProbs):
 
     key = ("key", "sequence")
 
-    def __call__(self, trace: Trace, answer_template: str) -> np.ndarray | str:
+    def __call__(self, trace: Trace, answer_template: str, answer_statements: str = "visible") -> np.ndarray | str:
         """
         Gains of the segments of a trace.
 
@@ -91,15 +91,20 @@ class SegmentGains(KeptLogProbs):
                 A trace that can be attributed.
             answer_template (`str`):
                 Text behind the reasoning, see [`~trl_segment.AttributionConfig`].
+            answer_statements (`str`, *optional*, defaults to `"visible"`):
+                What becomes of statements of the answer in the reasoning, see the same.
 
         Returns:
             `np.ndarray` or `str`: Confidence after each segment minus that before it, shape (segments,), or why there
             is none.
         """
+        from ..models.inspection import neutral_token
         from .confidence import answer_log_probs
 
         model, tokenizer, file = self._open()
-        sequence = attributed_sequence(trace, tokenizer, answer_template)
+        sequence = attributed_sequence(
+            trace, tokenizer, answer_template, answer_statements, neutral_token(model.config)
+        )
         if sequence.problem is not None:
             return sequence.problem
         known = (trace.key, sequence_digest(sequence))

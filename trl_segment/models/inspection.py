@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import xxhash
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from .sharding import gathered
@@ -28,6 +28,25 @@ _NOT_COMPUTATION = {
 def unwrap_adapter(model: torch.nn.Module) -> torch.nn.Module:
     """The model inside a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def neutral_token(model_config: PreTrainedConfig) -> int | None:
+    """
+    The token that stands where nothing is to be read: the padding token, or else the end of the text.
+
+    Args:
+        model_config ([`~transformers.PreTrainedConfig`]):
+            Config of the model.
+
+    Returns:
+        `int` or `None`: Its ID; `None` if the model has neither.
+    """
+    config = model_config.get_text_config()
+    for token in (config.pad_token_id, config.eos_token_id):
+        token = token[0] if isinstance(token, (list, tuple)) else token
+        if token is not None:
+            return token
+    return None
 
 
 def slices_logits(model: torch.nn.Module) -> bool:

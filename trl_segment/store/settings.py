@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..traces import SEGMENTERS, TraceConfig
+from ..traces.statements import STATEMENTS
 
 
 # Raised when the same inputs give other scores than before, or are written in another form. See docs/versions.md.
@@ -73,6 +74,8 @@ class StoreSettings:
             See [`~trl_segment.TraceConfig`].
         reasoning_end (`str`, *optional*):
             See [`~trl_segment.TraceConfig`].
+        answer_statements (`str`, *optional*, defaults to `"visible"`):
+            See [`~trl_segment.AttributionConfig`].
         version (`int`, *optional*):
             Version of the scores and of the form that they are stored in.
     """
@@ -96,6 +99,7 @@ class StoreSettings:
     segmenter_source: str | None = None
     reasoning_start: str | None = None
     reasoning_end: str | None = None
+    answer_statements: str = "visible"
     version: int = STORE_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,7 +131,7 @@ class StoreSettings:
                 "use the trl-segment that made them"
             )
         # Stores that are older than these options were made without them
-        values = {"reasoning_start": None, "reasoning_end": None, **values}
+        values = {"reasoning_start": None, "reasoning_end": None, "answer_statements": "visible", **values}
         names = {field.name for field in fields(cls)}
         if values.keys() != names:
             missing, unknown = sorted(names - values.keys()), sorted(map(str, values.keys() - names))
@@ -151,6 +155,8 @@ class StoreSettings:
         # Above all no name of a function, which would be loaded and called with the text of the reader's rows
         if values["segmenter"] not in (*SEGMENTERS, CUSTOM_SEGMENTER):
             raise ValueError(f"names the segmenter {values['segmenter']!r}, which there is not")
+        if values["answer_statements"] not in STATEMENTS:
+            raise ValueError(f"has {values['answer_statements']!r} as answer_statements, which there is not")
         return cls(**values)
 
     def trace_config(self, segmenter: str | None = None) -> TraceConfig:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from .marks import DEFAULT_CLOSING, opening_mark
+from .statements import STATEMENTS, find_statements
 from .trace import Span, Trace, message_text
 
 
@@ -63,6 +64,8 @@ class AttributedSequence:
             Character span of each token in the attributed text, shape (tokens, 2).
         problem (`str`, *optional*):
             Why the sequence cannot be attributed.
+        hidden_tokens (`int`, *optional*, defaults to `0`):
+            Tokens that a neutral one stands in the place of, since they state the answer.
     """
 
     input_ids: np.ndarray
@@ -70,6 +73,7 @@ class AttributedSequence:
     segments: list[Span]
     spans: np.ndarray
     problem: str | None = None
+    hidden_tokens: int = 0
 
 
 def encode_with_spans(
@@ -301,7 +305,11 @@ def join_completion(prompt: str, completion: str) -> tuple[str, int]:
 
 
 def attributed_sequence(
-    trace: Trace, tokenizer: "PreTrainedTokenizerBase", answer_template: str = ANSWER_TEMPLATE
+    trace: Trace,
+    tokenizer: "PreTrainedTokenizerBase",
+    answer_template: str = ANSWER_TEMPLATE,
+    answer_statements: str = "visible",
+    hidden_token: int | None = None,
 ) -> AttributedSequence:
     r"""
     Tokenize what the attribution model reads: prompt, reasoning, suffix, answer (arXiv 2602.00425).
@@ -317,14 +325,31 @@ def attributed_sequence(
         answer_template (`str`, *optional*):
             What follows the reasoning; `{answer}` stands for the answer. Its `</think>` becomes the closing mark of
             the trace's own form.
+        answer_statements (`str`, *optional*, defaults to `"visible"`):
+            What becomes of the places at which the reasoning states the answer, see [`find_statements`]: they stay
+            `"visible"` (the paper), all tokens that hold a character of them are `"hidden"`, or `"only_first"` leaves
+            those in the first segment that has any.
+        hidden_token (`int`, *optional*):
+            Token ID that stands in the place of each hidden one, so that all others keep their positions.
 
     Returns:
         [`AttributedSequence`]: With `problem` set if the vocabulary lacks the answer, or the answer is too long for
         one.
 
     Raises:
-        `ValueError`: If the tokenizer is slow, or has no chat template where one is needed.
+        `ValueError`: If the tokenizer is slow, or has no chat template where one is needed; if `answer_statements` is
+            unknown, or hides something with no `hidden_token` at hand.
     """
+    if answer_statements not in STATEMENTS:
+        raise ValueError(
+            f"Unknown `answer_statements` {answer_statements!r}. Pass one of {', '.join(map(repr, STATEMENTS))}."
+        )
+    if answer_statements != "visible" and hidden_token is None:
+        raise ValueError(
+            "There is no token that could stand in the place of hidden statements of the answer: the model's config "
+            "names neither a pad nor an eos token. Set `model.config.pad_token_id`, or leave `answer_statements` at "
+            "'visible'."
+        )
     assert trace.answer is not None, "a trace without an answer has a problem"
     prompt = render_prompt(trace, tokenizer)
     completion, cut = join_completion(prompt, trace.completion[: trace.reasoning[1]])
@@ -353,7 +378,12 @@ def attributed_sequence(
     elif target[1] - target[0] > MOST_ANSWER_TOKENS:
         problem = f"the answer has more than {MOST_ANSWER_TOKENS} tokens, as a solution has, not an answer"
     runs = _token_runs(segment_of_tokens(spans, segments), len(segments))
-    return AttributedSequence(ids, target, runs, spans, problem)
+    if answer_statements == "visible":
+        return AttributedSequence(ids, target, runs, spans, problem)
+    inside = slice(runs[0][0], runs[-1][1])
+    hidden = _holds_any(spans[inside], _hidden_characters(trace, answer_statements) + shift)
+    ids[inside][hidden] = hidden_token
+    return AttributedSequence(ids, target, runs, spans, problem, int(hidden.sum()))
 
 
 def _token_runs(index: np.ndarray, num_segments: int) -> list[Span]:
@@ -366,3 +396,24 @@ def _token_runs(index: np.ndarray, num_segments: int) -> list[Span]:
     ordered = np.maximum.accumulate(index[first:last])
     bounds = (first + np.searchsorted(ordered, np.arange(num_segments + 1))).tolist()
     return list(itertools.pairwise(bounds))
+
+
+def _hidden_characters(trace: Trace, answer_statements: str) -> np.ndarray:
+    """Spans of the completion that are hidden, shape (statements, 2)."""
+    assert trace.answer is not None
+    start, end = trace.reasoning
+    found = np.array(find_statements(trace.completion[start:end], trace.answer), dtype=np.int64).reshape(-1, 2) + start
+    if answer_statements == "only_first" and len(found):
+        ends = np.array([end for _, end in trace.segments])
+        segment = np.searchsorted(ends, found[:, 0], side="right")
+        found = found[segment > segment[0]]
+    return found
+
+
+def _holds_any(spans: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Which tokens hold a character of the wanted spans, which are in order and apart."""
+    if len(wanted) == 0:
+        return np.zeros(len(spans), dtype=bool)
+    # The last wanted span that starts in front of the token's end
+    last = np.searchsorted(wanted[:, 0], spans[:, 1], side="left") - 1
+    return (last >= 0) & (wanted[last, 1] > spans[:, 0])

@@ -27,7 +27,8 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
     - [`~trl_segment.AttributionConfig`], how traces are scored: `attribution_preset`, `attribution_scorer`,
       `attribution_threshold`, `attribution_rule`, `attribution_evaluations`, `attribution_tolerance`,
       `attribution_stop`, `attribution_noise_samples`, `attribution_path`, `attribution_baseline`,
-      `attribution_max_tokens`, `attribution_compile`, `attribution_strict`, `answer_template`.
+      `attribution_max_tokens`, `attribution_compile`, `attribution_strict`, `answer_template`,
+      `answer_statements`.
     - [`~trl_segment.TraceConfig`], how a row is read: `segmenter`, `segment_pattern`, `answer_column`,
       `question_template`, `reasoning_start`, `reasoning_end`.
 
