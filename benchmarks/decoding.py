@@ -32,7 +32,7 @@ WORLD = Path(__file__).resolve().parents[1] / "examples" / "tiny_world"
 
 
 def with_ours(model, tokenizer, requests, ends, limit, batch_size):
-    """Token IDs by request, with the decoder of this package, which asks an accelerator's memory for the batch size."""
+    """Token IDs by request, with the decoder of this package; on a GPU its memory says how many at a time."""
     config = DecodingConfig(max_new_tokens=limit)
     batch_size = batch_size if model.device.type == "cpu" else None
     return {output.id: output.token_ids for output in generate_outputs(model, requests, ends, config, batch_size)}
