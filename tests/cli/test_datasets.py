@@ -1,12 +1,16 @@
 """Datasets with columns of their own through the commands, and what a dry run shows of a dataset."""
 
 import json
+import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import make_rows, tiny_model, tiny_tokenizer
 
 from trl_segment import AttributionStore
 from trl_segment.cli import main as cli
+from trl_segment.cli.arguments import AttributionModelArguments
 
 
 RULE = "--attribution_rule midpoint --attribution_evaluations 2"
@@ -113,3 +117,21 @@ def test_a_column_that_is_not_there_is_named(folder, refused):
     line = f"attribute --model_name_or_path {folder / 'model'} --dataset_name {folder / 'own.jsonl'} --attributions x"
     refused("row 0: `solution_column` is 'sya', and the row has no such column", f"{line} --solution_column sya")
     refused("Name the columns with `question_column`", line)
+
+
+@pytest.mark.parametrize(("device", "precision"), [("cpu", "float32"), ("cuda", "auto")])
+def test_attribution_takes_the_checkpoints_precision_on_an_accelerator(monkeypatch, device, precision):
+    state = SimpleNamespace(device=torch.device(device))
+    monkeypatch.setattr("trl_segment.models.process_state", lambda: state)
+    assert AttributionModelArguments().precision == precision
+    assert AttributionModelArguments(dtype="bfloat16").precision == "bfloat16"
+
+
+def test_hours_by_precision_are_those_of_the_data_sheet(folder, capsys):
+    """An H100 makes 989 / 67 times as many products a second in bfloat16 as in float32."""
+    attribute(folder, "known.jsonl", "--dry_run", "--attribution_evaluations 1000000000000", store="none")
+    said = capsys.readouterr().out
+    hours = dict(re.findall(r"^  (\w+)(?: \(.*?\))?: at most ([\d,.]+) hours", said, re.MULTILINE))
+    bfloat16, float32 = (float(hours[name].replace(",", "")) for name in ("bfloat16", "float32"))
+    assert bfloat16 > 1
+    assert float32 / bfloat16 == pytest.approx(989 / 67, rel=0.01)
