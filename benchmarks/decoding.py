@@ -99,7 +99,7 @@ def compare(args, models, tokenizer, requests):
     seconds, outputs = {}, {}
     for _ in range(args.rounds):
         for attention, model in models.items():
-            ends = end_token_ids(model, tokenizer)
+            ends = end_token_ids(model.generation_config, tokenizer)
             for name in args.ways:
                 spent, made = measure(
                     WAYS[name], model, tokenizer, requests, ends, args.max_new_tokens, args.batch_size
@@ -154,7 +154,7 @@ def main():
         return
     outputs = {}
     for name, attention in (("model.generate", "sdpa"), ("model.generate", "eager"), (OURS, "eager")):
-        ends = end_token_ids(models[attention], tokenizer)
+        ends = end_token_ids(models[attention].generation_config, tokenizer)
         seconds, made = measure(
             WAYS[name], models[attention], tokenizer, requests, ends, args.max_new_tokens, args.batch_size
         )

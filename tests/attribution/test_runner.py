@@ -56,8 +56,12 @@ def test_stored_numbers_are_those_of_the_engine(tmp_path, model, tokenizer, rows
     summary, _ = run(traces, model, tokenizer, tmp_path)
     assert (summary.traces, summary.attributed, summary.reused, summary.repeated) == (6, 6, 0, 0)
     assert summary.evaluations == 6 * 4 and summary.skipped == {}
-    # Four nodes are too few, which is said and nothing else
-    assert len(logged) == 1 and "6 of 6 traces (100%) are not settled" in logged[0]
+    # Four nodes are too few, and random weights do not read
+    unsettled, unread = logged
+    assert "6 of 6 traces (100%) are not settled" in unsettled
+    gains = [row.f_input - row.f_baseline for row in AttributionStore(tmp_path).values()]
+    few = sum(gain < 0.5 for gain in gains)
+    assert few and f"by less than 0.5 nats in {few} of 6 traces" in unread
 
     stored = AttributionStore(tmp_path)
     assert len(stored) == 6
@@ -97,7 +101,7 @@ def test_repeats_are_attributed_once(tmp_path, model, tokenizer, rows, logged):
     summary, store = run(named([rows[0], rows[1], rows[0], tail, other]), model, tokenizer, tmp_path)
     assert (summary.traces, summary.attributed, summary.reused, summary.repeated) == (5, 3, 0, 2)
     assert summary.evaluations == 12 and len(store) == 3
-    unsettled, repeated = logged
+    unsettled, _, repeated = logged
     assert "3 of 3 traces (100%) are not settled" in unsettled
     assert repeated == "2 of 5 traces repeat an earlier one and share its scores."
     summary, _ = run(named([rows[0], rows[0]]), model, tokenizer, tmp_path)
@@ -245,6 +249,35 @@ def test_hidden_statements_are_no_evidence(tmp_path, model, tokenizer, baseline,
     assert store[trace.key].f_input == pytest.approx(result.f_input)
     np.testing.assert_allclose(store[trace.key].sum_abs, result.segments.sum_abs, rtol=1e-5)
     assert (result.tokens[two] == 0).all() == (token is not None)
+
+
+def test_a_scorer_reads_the_texts_of_the_segments(tmp_path, model, tokenizer):
+    row = text_row("<think>\nIt is 2.\n\nWait, so 2.\n\nHowever, 1 and 1.\n</think>\n\n2", answer="2")
+    config = AttributionConfig(attribution_scorer="verification_opener")
+    _, store = run(named([row]), model, tokenizer, tmp_path, config)
+    assert store[named([row])[0][1].key].scores == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("scorer", ["marginal", "perplexity", "random"])
+def test_a_scorer_without_a_baseline_says_what_the_answer_is_without_reasoning(
+    tmp_path, model, tokenizer, rows, scorer, logged
+):
+    config = AttributionConfig(attribution_scorer=scorer)
+    (named_trace,) = named(rows[:1])
+    summary, store = run([named_trace], model, tokenizer, tmp_path, config)
+    sequence = attributed_sequence(named_trace[1], tokenizer)
+    first, last = sequence.segments[0][0], sequence.segments[-1][1]
+    text = [*sequence.input_ids[:first], *sequence.input_ids[last:]]
+    with torch.no_grad():
+        log_probs = model(torch.tensor([text])).logits[0].log_softmax(-1)
+    size = sequence.target[1] - sequence.target[0]
+    expected = sum(log_probs[i - 1, text[i]].item() for i in range(len(text) - size, len(text)))
+    row = store[named_trace[1].key]
+    assert row.f_baseline == pytest.approx(expected, abs=1e-4) and row.completeness_gap is None
+    assert row.gain == row.f_input - row.f_baseline
+    # Random weights do not read
+    assert summary.reliability.unread == ["row 0"] or row.gain >= 0.5
+    assert any("The reasoning raises" in line for line in logged) == (row.gain < 0.5)
 
 
 def test_hiding_needs_a_token(tmp_path, tokenizer, rows):

@@ -166,3 +166,29 @@ def test_the_model_is_left_as_it_was(model, ids):
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     model.eval()
+
+
+@pytest.mark.parametrize(
+    ("text", "verifies"),
+    [
+        ("\n\nWait, is that so?", True),
+        ("But wait, the table says 7.", True),
+        ("Hmm, okay, so let me double-check the sum.", True),
+        ("**Verification:** 3 + 4", False),
+        ("Verify: 3 + 4 = 7", True),
+        ("To verify this, substitute x = 2.", True),
+        ("Let's quickly re-check.", True),
+        ("I should make sure that x > 0.", True),
+        ("Just to be safe, again.", True),
+        ("Checking the result", True),
+        ("Waiting takes 3 hours.", False),
+        ("So let me compute the sum.", False),
+        ("Alternatively, use the quadratic formula.", False),
+        ("The check costs 5 dollars.", False),
+        ("", False),
+    ],
+)
+def test_verification_is_known_by_how_a_segment_opens(text, verifies, model, ids):
+    result = SCORERS["verification_opener"](model).attribute(ids, TARGET, SEGMENTS, [text, "x", "Wait"])
+    assert result.segments.strength.tolist() == [float(not verifies), 1.0, 0.0]
+    assert result.f_input == pytest.approx(answer(model, ids, TARGET), rel=1e-5)

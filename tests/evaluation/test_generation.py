@@ -144,12 +144,12 @@ def test_training_mode_is_given_back(model, tokenizer):
 
 def test_end_tokens_are_the_models_and_the_tokenizers(model, tokenizer):
     model.generation_config.eos_token_id = [5, 7]
-    assert end_token_ids(model, tokenizer) == {5, 7, tokenizer.eos_token_id}
+    assert end_token_ids(model.generation_config, tokenizer) == {5, 7, tokenizer.eos_token_id}
     model.generation_config.eos_token_id = None
     bare = tiny_tokenizer()
     bare.eos_token = None
     with pytest.raises(ValueError, match="no output would ever end"):
-        end_token_ids(model, bare)
+        end_token_ids(model.generation_config, bare)
 
 
 @pytest.mark.parametrize(

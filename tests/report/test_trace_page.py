@@ -212,24 +212,26 @@ def test_selection_is_pythons_on_random_cases(show):
             min_strength=float(draw.integers(0, 6) / 10),
             consistency_scale=str(draw.choice(["absolute", "chance", "rank"])),
             min_direction=float(draw.integers(-10, 11) / 10),
+            min_gain=None if case % 4 else 0.5,
         )
+        gain = float(draw.choice([0.4, 0.5, 0.6]))
         names = ("num_tokens", "sum_abs", "sum_signed")
         numbers = zip(num_tokens.tolist(), sum_abs.tolist(), sum_signed.tolist(), strict=True)
         thresholds = {name: getattr(config, name) for name in PAGE_THRESHOLDS}
-        cases.append([[dict(zip(names, values, strict=True)) for values in numbers], thresholds])
+        cases.append([[dict(zip(names, values, strict=True)) for values in numbers], thresholds, gain])
         if case % 5 == 0:
-            scores = SegmentScores(num_tokens, scores=sum_abs)
+            scores = SegmentScores(num_tokens, scores=sum_abs, gain=gain)
             cases[-1][0] = [
                 {"num_tokens": tokens, "score": score}
                 for tokens, score in zip(num_tokens.tolist(), sum_abs.tolist(), strict=True)
             ]
         else:
-            scores = SegmentScores(num_tokens, sum_abs, sum_signed)
+            scores = SegmentScores(num_tokens, sum_abs, sum_signed, gain=gain)
         expected.append(list(select(scores, config).verdicts))
     # As JSON, as the page's own data: the driver would round numbers
     shown = browser.execute_script(
-        "return JSON.parse(arguments[0]).map(([segments, config]) => "
-        "selectSegments(segments, config).map(({ kept, verdict }) => [kept, verdict]))",
+        "return JSON.parse(arguments[0]).map(([segments, config, gain]) => "
+        "selectSegments(segments, config, gain).map(({ kept, verdict }) => [kept, verdict]))",
         json.dumps(cases),
     )
     assert [[verdict for _, verdict in case] for case in shown] == expected
@@ -249,9 +251,9 @@ def test_the_page_shows_every_selection_of_every_kind_of_scores(show, selection,
     from selenium.webdriver.common.keys import Keys
 
     trace = make_trace([f"step {i}" for i in range(12)])
-    row = make_row(trace)
+    row = make_row(trace, stopped_by="nodes")
     if kind == "whole segments":
-        row = replace(row, scores=row.sum_abs, sum_abs=None, sum_signed=None, f_baseline=None)
+        row = replace(row, scores=row.sum_abs, sum_abs=None, sum_signed=None, stopped_by=None)
     options = {"selection": selection, "tau": 0.6, "beta": 0.5, "min_strength": 0.4, "seed": 7}
     row.key = trace.key
     page = render_trace_page("t", trace, row, SelectionConfig(**options))
@@ -267,7 +269,9 @@ def test_the_page_shows_every_selection_of_every_kind_of_scores(show, selection,
     assert ("consistency" in label) == directed
     cells = [cell.text for cell in browser.find_elements("css selector", "#rows tr:first-child td")]
     assert (cells[2] == "–", cells[4] == "–") == (not directed, not directed)
-    assert ("baseline" in browser.find_element("id", "log-probability-label").text) == directed
+    # A scorer without nodes has no baseline, and says what the answer is without the reasoning
+    label = browser.find_element("id", "log-probability-label").text
+    assert ("baseline" in label, "without reasoning" in label) == (directed, not directed)
     assert browser.find_element("id", "gap").text == "–"  # neither row has a gap
     assert browser.find_element("id", "gap-label").text.startswith("no completeness gap")
     command = browser.find_element("id", "command").text

@@ -9,12 +9,14 @@ from trl_segment.selection import (
     DROPPED_BY_CHANCE,
     SELECTIONS,
     VERDICTS,
+    ReliabilityCount,
     SegmentScores,
     SelectionConfig,
     always_trained,
     select,
     select_segments,
     sum_over_segments,
+    trained_in_full,
 )
 
 
@@ -201,3 +203,23 @@ def test_sums_over_segments_by_hand():
     assert scores.sum_abs.tolist() == [3.0, 0.0, 28.0]
     assert scores.sum_signed.tolist() == [-1.0, 0.0, -4.0]
     assert len(sum_over_segments(np.zeros(3), [])) == 0
+
+
+def test_a_trace_that_the_model_does_not_read_is_trained_in_full_where_asked():
+    strength = np.array([3.0, 1.0, 0.5, 0.0, 0.0])
+    for gain, min_gain, full in ((0.4, 0.5, True), (0.5, 0.5, False), (0.4, None, False), (None, 0.5, False)):
+        scores = SegmentScores(np.full(5, 10), scores=strength, gain=gain)
+        config = SelectionConfig(min_gain=min_gain, keep_first=0, keep_last=0)
+        assert select(scores, config).kept.tolist() == ([True] * 5 if full else [True, True, False, False, False])
+        assert trained_in_full(scores, config) == full
+    with pytest.raises(ValueError, match="`min_gain` is a log-probability in nats and must be finite"):
+        SelectionConfig(min_gain=float("nan"))
+
+
+def test_traces_that_the_model_does_not_read_are_counted_and_named():
+    count = ReliabilityCount()
+    for name, gain in (("a", 3.0), ("b", 0.49), ("c", -2.0), ("d", None), ("e", 0.5)):
+        count.add(name, None, gain)
+    assert (count.unread, count.read, count.traces) == (["b", "c"], 2, 0)
+    assert "in 2 of 4 traces" in count.unread_warning() and "(b, c)" in count.unread_warning()
+    assert ReliabilityCount().unread_warning() is None

@@ -29,8 +29,8 @@ class AttributionConfig(TraceConfig):
             - `"recursive"`: attribution in hops, from the answer to what it rests on and on from there, see
               [`~trl_segment.attribution.RecursiveAttribution`].
             - for comparison `"gradient_x_input"`, `"perplexity"`, `"entropy"`, `"opening_surprisal"`,
-              `"rest_perplexity"`, `"attention"`, `"confidence_gain"`, `"first_correct"`, `"necessity_sufficiency"` or
-              `"random"`, see [`~trl_segment.attribution.SCORERS`].
+              `"rest_perplexity"`, `"attention"`, `"confidence_gain"`, `"first_correct"`, `"necessity_sufficiency"`,
+              `"verification_opener"` or `"random"`, see [`~trl_segment.attribution.SCORERS`].
         attribution_threshold (`float`, *optional*, defaults to `1.0`):
             `"marginal"` and `"counterfactual"` leave a segment out of the trials of earlier ones if its absence costs
             the answer less than this, in nats; for `"first_correct"` the answer stands where it lacks at most this.

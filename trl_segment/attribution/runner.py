@@ -17,7 +17,7 @@ from ..store import AttributionStore, StoredAttribution
 from ..traces import Trace, describe_names, describe_notes
 from .config import AttributionConfig
 from .cost import activation_bytes
-from .scorers import SCORERS, Scorer
+from .scorers import SCORERS, Scorer, without_reasoning
 from .sequences import sequence_of
 
 
@@ -133,7 +133,7 @@ def attribute_traces(
                 tokens += row.sequence_tokens * row.evaluations
                 show_rate(bar, tokens, summary.evaluations, summary.attributed)
             if trace.key not in seen:
-                summary.reliability.add(name, row.reliability)
+                summary.reliability.add(name, row.reliability, row.gain)
             seen.add(trace.key)
             fits |= row.problem is None
             if trace.note is not None:
@@ -153,6 +153,9 @@ def attribute_traces(
     unsettled = summary.reliability.warning(store.settings.options)
     if unsettled is not None:
         logger.warning(unsettled)
+    unread = summary.reliability.unread_warning()
+    if unread is not None:
+        logger.warning(unread)
     if summary.repeated:
         logger.warning(f"{summary.repeated} of {summary.traces} traces repeat an earlier one and share its scores.")
     return summary
@@ -203,9 +206,11 @@ def learn_from(
         scorer.learn([sequence for sequence in sequences if sequence is not None], store)
 
 
-def _score(scorer, sequence, layers):
+def _score(scorer, trace, sequence, layers):
     """The scores of a sequence, and without compiled layers if compiling fails."""
     arguments = (sequence.input_ids, sequence.target, sequence.segments)
+    if scorer.reads_text:
+        arguments = (*arguments, [trace.completion[start:end] for start, end in trace.segments])
     try:
         return scorer.attribute(*arguments)
     except Exception as error:
@@ -230,7 +235,7 @@ def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> tuple[S
     if problem is not None:
         return StoredAttribution(key=trace.key, name=name, problem=problem), 0
     try:
-        result = _score(scorer, sequence, layers)
+        result = _score(scorer, trace, sequence, layers)
     except MemoryError as error:
         least = activation_bytes(scorer.model.config, len(sequence.input_ids), scorer.model.dtype.itemsize, True)
         raise MemoryError(
@@ -252,7 +257,7 @@ def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> tuple[S
         scores=None if segments.scores is None else segments.scores.tolist(),
         sequence_tokens=len(sequence.input_ids),
         f_input=result.f_input,
-        f_baseline=result.f_baseline,
+        f_baseline=without_reasoning(scorer, sequence) if result.f_baseline is None else result.f_baseline,
         completeness_gap=result.completeness_gap,
         defect=result.defect,
         evaluations=result.evaluations,

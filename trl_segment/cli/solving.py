@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,10 +41,17 @@ class DecodingArguments:
             Length limit of an output.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the samples.
-        batch_size (`int`, *optional*, defaults to `64`):
-            Outputs made at a time.
-        backend (`str`, *optional*, defaults to `"transformers"`):
-            `"transformers"` or `"vllm"`.
+        batch_size (`int`, *optional*):
+            Most outputs made at a time. Defaults to what the memory holds; on CPU 64.
+        backend (`str`, *optional*, defaults to `"auto"`):
+            What decodes:
+
+            - `"vllm"`: vLLM, the fast way on a GPU.
+            - `"continuous"`: the continuous batching of transformers, with CUDA graphs.
+            - `"transformers"`: batches of this package, the fast way on a CPU. Each sample has a generator of its own,
+              which no batch size or order changes.
+            - `"auto"`: the first of these on a GPU if vLLM is installed, the second on a GPU without it, else the
+              third; each gives way to the next for a model that it does not take.
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to print the plan of the run and its cost, and stop. No weight is loaded.
         dtype (`str`, *optional*, defaults to `"auto"`):
@@ -61,9 +69,16 @@ class DecodingArguments:
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling, in (0, 1]."})
     max_new_tokens: int = field(default=32768, metadata={"help": "Length limit of an output."})
     seed: int = field(default=0, metadata={"help": "Seed of the samples."})
-    batch_size: int = field(default=64, metadata={"help": "Outputs made at a time."})
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Most outputs made at a time. Default: what the memory holds; on CPU 64."}
+    )
     backend: str = field(
-        default="transformers", metadata={"help": "Engine that decodes.", "choices": ["transformers", "vllm"]}
+        default="auto",
+        metadata={
+            "help": "Engine that decodes: vLLM, transformers' continuous batching, or batches of this package. "
+            "'auto' takes the first of them that is there and fast on this machine.",
+            "choices": ["auto", "vllm", "continuous", "transformers"],
+        },
     )
     dry_run: bool = field(default=False, metadata={"help": "Print the plan of the run and its cost, and stop."})
     dtype: str = field(
@@ -78,7 +93,7 @@ class DecodingArguments:
 
     def __post_init__(self):
         for name in ("samples", "batch_size"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but {getattr(self, name)} was passed.")
 
     @property
@@ -234,22 +249,42 @@ def load_engine(path: str, args: DecodingArguments, decoding: "DecodingConfig") 
     Returns:
         [`Engine`]: The model, ready to decode.
     """
-    from ..models.inspection import config_fingerprint, files_fingerprint, tokenizer_fingerprint, weights_fingerprint
+    if args.backend == "vllm" or (args.backend == "auto" and find_spec("vllm") is not None):
+        try:
+            return _vllm_engine(path, args, decoding)
+        except Exception as error:
+            if args.backend == "vllm":
+                raise
+            say(f"vLLM does not take {path} ({_first_line(error)}), so transformers decodes.")
+    return _transformers_engine(path, args, decoding)
 
-    if args.backend == "vllm":
-        from ..evaluation.vllm_backend import VLLMDecoder
-        from ..models import load_config, load_tokenizer
 
-        tokenizer = load_tokenizer(
-            path, chat_template_path=args.chat_template_path, trust_remote_code=args.trust_remote_code
-        )
-        decoder = VLLMDecoder(path, decoding, args.batch_size, args.dtype, args.trust_remote_code)
-        # vLLM shows no weights. A name of the Hub stands for the commit that it has now.
-        files = files_fingerprint(path) if Path(path).is_dir() else getattr(load_config(path), "_commit_hash", None)
-        settings = {"backend": "vllm", "model": path, "files": files, "dtype": args.dtype}
-        return Engine(None, tokenizer, decoder, {**settings, **asdict(decoding)})
-    from ..evaluation.generation import end_token_ids
+def _vllm_engine(path, args, decoding) -> Engine:
+    from ..evaluation.vllm_backend import VLLMDecoder
+    from ..models import load_config, load_tokenizer
+    from ..models.inspection import files_fingerprint
+
+    tokenizer = load_tokenizer(
+        path, chat_template_path=args.chat_template_path, trust_remote_code=args.trust_remote_code
+    )
+    decoder = VLLMDecoder(path, tokenizer, decoding, args.batch_size, args.dtype, args.trust_remote_code)
+    # vLLM shows no weights. A name of the Hub stands for the commit that it has now.
+    files = files_fingerprint(path) if Path(path).is_dir() else getattr(load_config(path), "_commit_hash", None)
+    settings = {
+        "backend": "vllm",
+        "model": path,
+        "files": files,
+        "dtype": args.dtype,
+        "end_ids": sorted(decoder.end_ids),
+    }
+    return Engine(None, tokenizer, decoder, {**settings, **asdict(decoding)})
+
+
+def _transformers_engine(path, args, decoding) -> Engine:
+    from ..evaluation.continuous_batching import ContinuousDecoder
+    from ..evaluation.generation import Request, end_token_ids
     from ..models import load_model
+    from ..models.inspection import config_fingerprint, tokenizer_fingerprint, weights_fingerprint
 
     model, tokenizer = load_model(
         path,
@@ -259,15 +294,30 @@ def load_engine(path: str, args: DecodingArguments, decoding: "DecodingConfig") 
         trust_remote_code=args.trust_remote_code,
         merge_adapter=True,
     )
+    ends = end_token_ids(model.generation_config, tokenizer)
+    decode = None
+    if args.backend == "continuous" or (args.backend == "auto" and model.device.type == "cuda"):
+        try:
+            # Which models it takes is best found out with one token
+            list(ContinuousDecoder(model, ends, replace(decoding, max_new_tokens=1))([Request("", 0, [min(ends)])]))
+            decode = ContinuousDecoder(model, ends, decoding, args.batch_size)
+        except Exception as error:
+            if args.backend == "continuous":
+                raise
+            say(f"Continuous batching does not take {path} ({_first_line(error)}), so it decodes in batches.")
     settings = {
-        "backend": "transformers",
+        "backend": "transformers" if decode is None else "continuous",
         "weights": weights_fingerprint(model),
         "config": config_fingerprint(model.config),
         "tokenizer": tokenizer_fingerprint(tokenizer),
-        "end_ids": sorted(end_token_ids(model, tokenizer)),
+        "end_ids": sorted(ends),
         "dtype": str(model.dtype),
     }
-    return Engine(model, tokenizer, None, {**settings, **asdict(decoding)})
+    return Engine(model, tokenizer, decode, {**settings, **asdict(decoding)})
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()[:30])
 
 
 def solve(

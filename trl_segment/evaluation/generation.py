@@ -12,14 +12,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from ..attribution.memory import USABLE, free_memory
 from ..models import plain_cache, slices_logits, unwrap_adapter
 from ..printing import get_logger
 
 
 logger = get_logger(__name__)
+
+# Outputs at a time where memory is no question. On a CPU more gain nothing, and on an accelerator it is for the memory
+# to say, up to where a step's attention takes longer than all else
+_CPU_BATCH, _LARGEST_BATCH = 64, 512
+# A cache that grows is copied into one half as large again, and both are there meanwhile
+_GROWING = 2.5
 
 
 @dataclass(frozen=True)
@@ -152,13 +159,13 @@ def _new_cache(model: PreTrainedModel) -> tuple[Cache, bool]:
     return cache, False
 
 
-def end_token_ids(model: PreTrainedModel, tokenizer) -> set[int]:
+def end_token_ids(config: GenerationConfig | None, tokenizer) -> set[int]:
     """
     Tokens that end an output.
 
     Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Those of its generation config.
+        config ([`~transformers.GenerationConfig`] or `None`):
+            Those of a model's generation config.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             And its EOS token: fine-tuning can give a model another one than its generation config names.
 
@@ -168,7 +175,6 @@ def end_token_ids(model: PreTrainedModel, tokenizer) -> set[int]:
     Raises:
         `ValueError`: If neither names one.
     """
-    config = getattr(model, "generation_config", None)
     ends = getattr(config, "eos_token_id", None)
     ends = set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
     if tokenizer.eos_token_id is not None:
@@ -186,7 +192,7 @@ def generate_outputs(
     requests: Sequence[Request],
     end_ids: set[int],
     config: DecodingConfig,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Iterator[Output]:
     """
@@ -204,8 +210,8 @@ def generate_outputs(
             Tokens that end an output, see [`end_token_ids`].
         config ([`DecodingConfig`]):
             Length limit, temperature, seed.
-        batch_size (`int`, *optional*, defaults to `64`):
-            Outputs made at a time. Out of memory halves it and goes on.
+        batch_size (`int`, *optional*):
+            Outputs made at a time. Defaults to what [`planned_batch_size`] says. Out of memory halves it and goes on.
         on_step (`Callable`, *optional*):
             Called after each step with the number of tokens it made, for a progress bar.
 
@@ -215,21 +221,11 @@ def generate_outputs(
     Raises:
         `ValueError`: If a prompt has no tokens.
     """
-    empty = [request.id for request in requests if len(request.prompt_ids) == 0]
-    if empty:
-        raise ValueError(f"The prompt of {empty[0]!r} has no tokens, so there is nothing to go on from.")
-    most = _positions(model)
-    full = [request for request in requests if len(request.prompt_ids) >= most]
-    if full:
-        logger.warning(
-            f"{len(full)} prompts fill all {most:,} positions of the model, so nothing is written behind them: "
-            f"{', '.join(request.id for request in full[:5])}{', ...' if len(full) > 5 else ''}"
-        )
-        yield from (Output(request.id, request.sample, [], True) for request in full)
-    waiting = sorted(
-        (request for request in requests if len(request.prompt_ids) < most),
-        key=lambda request: len(request.prompt_ids),
-    )
+    waiting, full = split_by_room(model.config, requests)
+    yield from full
+    waiting.sort(key=lambda request: len(request.prompt_ids))
+    if batch_size is None and waiting:
+        batch_size = planned_batch_size(model, len(waiting[-1].prompt_ids), config.max_new_tokens)
     training = model.training
     model.eval()
     try:
@@ -252,10 +248,79 @@ def generate_outputs(
         model.train(training)
 
 
-def _positions(model) -> float:
-    """Number of tokens that a model has positions for. Behind the last it has learnt none, or fails."""
-    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def split_by_room(model_config: PreTrainedConfig, requests: Sequence[Request]) -> tuple[list[Request], list[Output]]:
+    """
+    Tell requests behind which a model can write something from those whose prompts fill all its positions.
+
+    Args:
+        model_config ([`~transformers.PreTrainedConfig`]):
+            Config of the model.
+        requests (`Sequence[Request]`):
+            Outputs to make.
+
+    Returns:
+        `tuple[list[Request], list[Output]]`: Requests with room, and the empty outputs of the others, which are logged
+        by name.
+
+    Raises:
+        `ValueError`: If a prompt has no tokens.
+    """
+    empty = [request.id for request in requests if len(request.prompt_ids) == 0]
+    if empty:
+        raise ValueError(f"The prompt of {empty[0]!r} has no tokens, so there is nothing to go on from.")
+    most = most_positions(model_config)
+    full = [request for request in requests if len(request.prompt_ids) >= most]
+    if full:
+        logger.warning(
+            f"{len(full)} prompts fill all {most:,} positions of the model, so nothing is written behind them: "
+            f"{', '.join(request.id for request in full[:5])}{', ...' if len(full) > 5 else ''}"
+        )
+    waiting = [request for request in requests if len(request.prompt_ids) < most]
+    return waiting, [Output(request.id, request.sample, [], True) for request in full]
+
+
+def most_positions(model_config: PreTrainedConfig) -> float:
+    """
+    Number of tokens that a model has positions for. Behind the last it has learnt none, or fails.
+
+    Args:
+        model_config ([`~transformers.PreTrainedConfig`]):
+            Config of the model.
+
+    Returns:
+        `float`: The number; infinite for a model without positions.
+    """
+    most = getattr(model_config.get_text_config(), "max_position_embeddings", None)
     return math.inf if most is None else most
+
+
+def planned_batch_size(model: PreTrainedModel, prompt_tokens: int, max_new_tokens: int) -> int:
+    """
+    How many outputs are made at a time.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model, on its device.
+        prompt_tokens (`int`):
+            Tokens of the longest prompt.
+        max_new_tokens (`int`):
+            Longest output.
+
+    Returns:
+        `int`: On CPU 64; else as many as the free memory holds if all outputs are of the longest length, from 1 to
+        512.
+    """
+    device = model.get_input_embeddings().weight.device
+    if device.type == "cpu":
+        return _CPU_BATCH
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+    tokens = min(prompt_tokens + max_new_tokens, most_positions(model.config))
+    # Logits of a step, and what sampling makes of them in float64
+    row = _GROWING * token * tokens + 4 * 8 * config.vocab_size
+    return int(max(1, min(_LARGEST_BATCH, USABLE * free_memory(device) // row)))
 
 
 @torch.inference_mode()
@@ -274,7 +339,7 @@ def _decode_batch(model, requests, end_ids, config, on_step) -> Iterator[Output]
         draws = [_generator(config.seed, request).random(config.max_new_tokens) for request in requests]
         uniform = torch.tensor(np.stack(draws), device=device)
 
-    most = _positions(model)
+    most = most_positions(model.config)
     room = [min(config.max_new_tokens, most - len(request.prompt_ids)) for request in requests]
     cache, droppable = _new_cache(unwrap_adapter(model))
     rows = list(range(len(requests)))  # which request a row of the batch belongs to

@@ -231,7 +231,7 @@ def solve_problems(
     config: DecodingConfig,
     samples: int = 1,
     file: OutputFile | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     on_step: Callable[[int], None] | None = None,
     on_output: Callable[[dict], None] | None = None,
     decode: Callable[[Sequence[Request]], Iterator[Output]] | None = None,
@@ -252,8 +252,9 @@ def solve_problems(
             Outputs per problem.
         file ([`OutputFile`], *optional*):
             Outputs are added to it as they end, and those it has are not made again.
-        batch_size (`int`, *optional*, defaults to `64`):
-            Outputs made at a time.
+        batch_size (`int`, *optional*):
+            Outputs made at a time. Defaults to what the memory holds, see
+            [`~trl_segment.evaluation.generation.planned_batch_size`].
         on_step, on_output (`Callable`, *optional*):
             Called with the number of tokens of a step, and with each finished record.
         decode (`Callable`, *optional*):
@@ -285,7 +286,7 @@ def solve_problems(
         decode = functools.partial(
             generate_outputs,
             model,
-            end_ids=end_token_ids(model, tokenizer),
+            end_ids=end_token_ids(model.generation_config, tokenizer),
             config=config,
             batch_size=batch_size,
             on_step=on_step,

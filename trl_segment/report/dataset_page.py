@@ -180,9 +180,11 @@ def _facts(statistics):
     tokens = statistics.tokens
     integrated = statistics.reliability.traces
     settled = integrated - len(statistics.reliability.unsettled)
+    unread = len(statistics.reliability.unread)
     return [
         (f"{statistics.traces:,}", "traces attributed"),
         *([(f"{settled:,}", f"of {integrated:,} have settled attributions")] if integrated else []),
+        *([(f"{unread:,}", "traces whose reasoning does not raise the answer")] if unread else []),
         (f"{kept:,}", f"of {kept + dropped:,} segments trained ({kept / max(kept + dropped, 1):.1%})"),
         (f"{tokens[0] / max(tokens.sum(), 1):.1%}", f"of {tokens.sum():,} reasoning tokens trained"),
         (f"{statistics.negative:,}", "kept segments lower the answer's log-probability"),

@@ -194,6 +194,7 @@ class DatasetStatistics:
         if self.faithfulness is not None:
             counts["faithfulness"] = asdict(self.faithfulness)
         counts["unsettled"] = self.reliability.unsettled
+        counts["unread"] = self.reliability.unread
         return {
             "thresholds": {entry.name: getattr(self.thresholds, entry.name) for entry in fields(SelectionConfig)},
             "groups": list(GROUPS),
@@ -328,7 +329,7 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
     needed = (np.searchsorted(held, 0.8 - 1e-12)) / count
     statistics.share_for_80[_bins(np.array([needed - 1e-12]), CURVE_GRID)] += 1
 
-    statistics.reliability.add(name, row.reliability)
+    statistics.reliability.add(name, row.reliability, row.gain)
     for counts, error in ((statistics.gaps, row.completeness_gap), (statistics.defects, row.defect)):
         # Scorers that do not integrate have none
         if error is not None and math.isfinite(error) and row.f_baseline is not None:

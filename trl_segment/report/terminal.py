@@ -90,8 +90,10 @@ def render_trace(name: str, trace: Trace, row: StoredAttribution, config: Select
 
 def _completeness(row: StoredAttribution) -> str:
     """What is known of the quadrature error; nothing where nothing was integrated."""
-    if row.completeness_gap is None or row.f_baseline is None:
+    if row.f_baseline is None:
         return ""
+    if row.completeness_gap is None:
+        return f", without the reasoning {row.f_baseline:.3f}"
     gap = abs(row.completeness_gap) / max(abs(row.f_input - row.f_baseline), np.finfo(float).tiny)
     return f", at the baseline {row.f_baseline:.3f}; completeness gap {row.completeness_gap:+.3g} ({gap:.1%})"
 

@@ -25,6 +25,7 @@ PAGE_THRESHOLDS = (
     "keep_first",
     "keep_last",
     "min_tokens_to_mask",
+    "min_gain",
     "seed",
 )
 

@@ -18,6 +18,7 @@ from .select import (
     select,
     select_segments,
     strongest_prefix,
+    trained_in_full,
     unit_mask,
 )
 
@@ -42,5 +43,6 @@ __all__ = [
     "select_segments",
     "strongest_prefix",
     "sum_over_segments",
+    "trained_in_full",
     "unit_mask",
 ]

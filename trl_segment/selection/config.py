@@ -50,6 +50,10 @@ class SelectionConfig:
         min_tokens_to_mask (`int`, *optional*, defaults to `0`):
             Traces with fewer reasoning tokens (of the attribution model) are trained in full. The paper's option for
             short examples uses 4,000.
+        min_gain (`float`, *optional*):
+            Traces whose reasoning raises the answer's log-probability by less than this, in nats, are trained in full:
+            the attribution model does not read them, or knows the answer without them, so their scores say nothing.
+            By default they are selected from as others are, and a run says how many there are.
         seed (`int`, *optional*, defaults to `42`):
             Seed of `selection="random"`. It is the trainer's own seed there, so that a command that is given the same
             one shows what training draws.
@@ -107,6 +111,13 @@ class SelectionConfig:
         default=0,
         metadata={"help": "Traces with fewer reasoning tokens are trained in full (the paper's option uses 4000)."},
     )
+    min_gain: float | None = field(
+        default=None,
+        metadata={
+            "help": "Traces whose reasoning raises the answer's log-probability by less than this, in nats, are "
+            "trained in full: their scores say nothing."
+        },
+    )
     seed: int = field(
         default=42,
         metadata={"help": "Seed of `selection='random'`, and in training of everything else that is random."},
@@ -135,6 +146,8 @@ class SelectionConfig:
             )
         if not 0 <= self.min_strength < math.inf:
             raise ValueError(f"`min_strength` cannot be negative or infinite, but {self.min_strength} was passed.")
+        if self.min_gain is not None and not math.isfinite(self.min_gain):
+            raise ValueError(f"`min_gain` is a log-probability in nats and must be finite, but got {self.min_gain}.")
         if self.transition not in TRANSITIONS:
             raise ValueError(
                 f"Unknown transition {self.transition!r}. Pass one of {', '.join(map(repr, TRANSITIONS))}."

@@ -72,6 +72,10 @@ class Reliability:
         return [text for sound, text in checks if not sound]
 
 
+# Where the reasoning raises the answer's log-probability by less than this, in nats (a factor of 1.6), it explains
+# next to nothing of it
+LEAST_GAIN = 0.5
+
 # A run with a larger share of unsettled traces is refused where one is asked to be strict
 _MOST_UNSETTLED = 0.1
 
@@ -84,14 +88,20 @@ class ReliabilityCount:
     Args:
         unsettled (`list[str]`, *optional*):
             Names of the traces whose attributions are not settled.
+        unread (`list[str]`, *optional*):
+            Names of the traces whose reasoning raises the answer's log-probability by less than half a nat.
+        read (`int`, *optional*, defaults to `0`):
+            Number of the others.
     """
 
     unsettled: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    read: int = 0
     _gaps: array = field(default_factory=lambda: array("d"), repr=False)
     _l1: array = field(default_factory=lambda: array("d"), repr=False)
     _halves: array = field(default_factory=lambda: array("d"), repr=False)
 
-    def add(self, name: str, reliability: Reliability | None) -> None:
+    def add(self, name: str, reliability: Reliability | None, gain: float | None = None) -> None:
         """
         Count a trace.
 
@@ -100,7 +110,14 @@ class ReliabilityCount:
                 Its name.
             reliability ([`Reliability`] or `None`):
                 What its row says; `None`, from scorers that integrate nothing, counts as no trace.
+            gain (`float`, *optional*):
+                By how much the reasoning raises the answer's log-probability, in nats, where that is known.
         """
+        if gain is not None:
+            if gain < LEAST_GAIN:
+                self.unread.append(name)
+            else:
+                self.read += 1
         if reliability is None:
             return
         self._gaps.append(reliability.gap)
@@ -146,6 +163,23 @@ class ReliabilityCount:
             f"The attributions of {len(self.unsettled):,} of {self.traces:,} traces "
             f"({len(self.unsettled) / self.traces:.0%}) are not settled, so that their selection is partly chance: "
             f"{cure}. ({', '.join(self.unsettled[:5])}{', ...' if len(self.unsettled) > 5 else ''})"
+        )
+
+    def unread_warning(self) -> str | None:
+        """
+        What to say of traces that the attribution model does not read.
+
+        Returns:
+            `str` or `None`: One line; `None` where there are none.
+        """
+        if not self.unread:
+            return None
+        return (
+            f"The reasoning raises the answer's log-probability by less than {LEAST_GAIN} nats in "
+            f"{len(self.unread):,} of {len(self.unread) + self.read:,} traces, so that their scores say nothing: the "
+            "attribution model does not read them (other weights, chat template or answers than it should have), or "
+            f"knows the answer without them. `min_gain={LEAST_GAIN}` trains such traces in full. "
+            f"({', '.join(self.unread[:5])}{', ...' if len(self.unread) > 5 else ''})"
         )
 
     def check(self, options: Mapping[str, Any]) -> None:

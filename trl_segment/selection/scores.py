@@ -20,6 +20,8 @@ class SegmentScores:
             Sum of the signed token attributions of each segment, shape (segments,). Belongs to `sum_abs`.
         scores (`np.ndarray`, *optional*):
             Score of each segment as a whole, shape (segments,), not negative. In place of the two sums.
+        gain (`float`, *optional*):
+            By how much the reasoning raises the answer's log-probability, in nats, where that is known.
 
     Raises:
         `ValueError`: If the arrays have different lengths, or neither or both kinds of scores are given.
@@ -29,9 +31,10 @@ class SegmentScores:
     sum_abs: np.ndarray | None = None
     sum_signed: np.ndarray | None = None
     scores: np.ndarray | None = None
+    gain: float | None = None
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not None}
+        given = {name: value for name, value in vars(self).items() if value is not None and name != "gain"}
         if given.keys() - {"num_tokens"} not in ({"sum_abs", "sum_signed"}, {"scores"}):
             raise ValueError(
                 f"Segments have either `sum_abs` and `sum_signed` or `scores`, but {', '.join(given)} were passed."

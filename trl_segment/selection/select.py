@@ -67,6 +67,25 @@ def strongest_prefix(strength: np.ndarray, tau: float) -> np.ndarray:
     return kept
 
 
+def trained_in_full(scores: SegmentScores, config: SelectionConfig) -> bool:
+    """
+    Whether there is no basis to choose among the segments of a trace.
+
+    Args:
+        scores ([`SegmentScores`]):
+            Scores of the segments.
+        config ([`SelectionConfig`]):
+            Thresholds.
+
+    Returns:
+        `bool`: True without any attribution, with fewer than `min_tokens_to_mask` tokens, where the reasoning raises
+        the answer's log-probability by less than `min_gain`, and where every segment is asked for.
+    """
+    unread = config.min_gain is not None and scores.gain is not None and scores.gain < config.min_gain
+    short = scores.num_tokens.sum() < config.min_tokens_to_mask
+    return bool(config.selection == "all" or unread or short or scores.strength.sum() == 0)
+
+
 def always_trained(segments: int, config: SelectionConfig) -> np.ndarray:
     """
     The segments at the ends of a trace that are trained whatever their scores.
@@ -103,12 +122,12 @@ def select(scores: SegmentScores, config: SelectionConfig, key: str = "0") -> Se
 
     Returns:
         [`Selection`]: Kept segments with a verdict for each. All are kept where there is no basis to choose: no
-        attribution at all, or fewer than `min_tokens_to_mask` tokens.
+        attribution at all, too few tokens, or a reasoning that does not raise the answer: see [`trained_in_full`].
     """
     count = len(scores)
     strength = scores.strength
     always = always_trained(count, config)
-    if config.selection == "all" or strength.sum() == 0 or scores.num_tokens.sum() < config.min_tokens_to_mask:
+    if trained_in_full(scores, config):
         verdicts = np.where(always, KEPT_ALWAYS, KEPT)
         return Selection(np.ones(count, dtype=bool), tuple(verdicts.tolist()))
     if config.selection == "threshold":
@@ -176,7 +195,7 @@ def near_threshold(scores: SegmentScores, config: SelectionConfig, margin: float
     """
     strength = scores.strength
     near = np.zeros(len(scores), dtype=bool)
-    if config.selection == "all" or strength.sum() == 0 or scores.num_tokens.sum() < config.min_tokens_to_mask:
+    if trained_in_full(scores, config):
         return near
     if config.selection == "threshold":
         strong, level = strength >= config.min_strength, config.min_strength

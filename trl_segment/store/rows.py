@@ -124,7 +124,7 @@ class StoredAttribution:
         f_input (`float`):
             Log-probability of the answer, in nats.
         f_baseline (`float`, *optional*):
-            The same at the baseline, from scorers that have one.
+            The same at the baseline; without the reasoning, from scorers that have none.
         completeness_gap (`float`, *optional*):
             Sum of all token attributions minus (`f_input - f_baseline`), from scorers for which both are the same.
         defect (`float`, *optional*):
@@ -170,7 +170,13 @@ class StoredAttribution:
         """What a selection needs to know of the segments."""
         sums = [None if values is None else np.array(values) for values in (self.sum_abs, self.sum_signed)]
         scores = None if self.scores is None else np.array(self.scores)
-        return SegmentScores(np.array(self.num_tokens), sums[0], sums[1], scores)
+        return SegmentScores(np.array(self.num_tokens), sums[0], sums[1], scores, self.gain)
+
+    @property
+    def gain(self) -> float | None:
+        """By how much the reasoning raises the answer's log-probability, in nats. On the path of all tokens this is
+        what they raise it by together."""
+        return None if self.f_input is None or self.f_baseline is None else self.f_input - self.f_baseline
 
     @property
     def reliability(self) -> Reliability | None:

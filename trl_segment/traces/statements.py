@@ -177,7 +177,9 @@ def _continues(pair: str) -> bool:
 
 def _plain(text: str) -> tuple[str, list[int]]:
     """A text without what only concerns its looks, and where each of its characters stands."""
-    characters, places, position = [], [], 0
+    characters: list[str] = []
+    places: list[int] = []
+    position = 0
     if len(text) != len(text.lower()):  # a letter that becomes two would shift all places
         text = "".join(c if len(c.lower()) == 1 else "\ufffd" for c in text)
     dropped = itertools.chain(

@@ -90,6 +90,9 @@ class SegmentAttributionCallback(TrainerCallback):
         unsettled = summary.reliability.warning(options)
         if unsettled is not None and self.trainer.accelerator.is_main_process:
             logger.warning(unsettled)
+        unread = summary.reliability.unread_warning()
+        if unread is not None and self.trainer.accelerator.is_main_process:
+            logger.warning(unread)
         if args.attribution_strict:
             summary.reliability.check(options)
 

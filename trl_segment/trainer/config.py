@@ -23,7 +23,8 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
     [`~trl.SFTConfig`] and [`~trl_segment.SelectionConfig`], is one and the same here.
 
     - [`~trl_segment.SelectionConfig`], which segments are kept: `selection`, `tau`, `beta`, `consistency_scale`,
-      `min_direction`, `min_strength`, `keep_first`, `keep_last`, `transition`, `min_tokens_to_mask`, `seed`.
+      `min_direction`, `min_strength`, `keep_first`, `keep_last`, `transition`, `min_tokens_to_mask`, `min_gain`,
+      `seed`.
     - [`~trl_segment.AttributionConfig`], how traces are scored: `attribution_preset`, `attribution_scorer`,
       `attribution_threshold`, `attribution_rule`, `attribution_evaluations`, `attribution_tolerance`,
       `attribution_stop`, `attribution_noise_samples`, `attribution_path`, `attribution_baseline`,

@@ -206,7 +206,7 @@ def _attribution_rows(config, store, keys):
         evaluations.append(row.evaluations)
         if row.f_input is not None and row.f_baseline is not None:
             rises.append(abs(row.f_input - row.f_baseline))
-        reliability.add(row.name, row.reliability)
+        reliability.add(row.name, row.reliability, row.gain)
         # Scorers other than Integrated Gradients have nothing to be complete
         if row.defect is not None and np.isfinite(row.defect):
             defects.append(row.defect)
@@ -215,6 +215,9 @@ def _attribution_rows(config, store, keys):
         rows.append(("Gradient evaluations", f"{total:,} in total, {total / count:,.1f} per attributed trace"))
     if reliability.traces:
         rows.append(("Attributions settled", reliability.describe()))
+    if reliability.unread:
+        unread = len(reliability.unread)
+        rows.append(("Reasoning does not raise the answer", f"{_share(unread, unread + reliability.read)} traces"))
     if defects:
         defects, rise = np.array(defects), np.median(rises)
         rows.append(

@@ -61,6 +61,10 @@ class SelectionSummary:
             lines.append(f"    {len(names)} x {reason}: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}")
         if self.reliability.traces:
             lines.append(f"  attributions settled for {self.reliability.describe()}")
+        unread = len(self.reliability.unread)
+        if unread:
+            total = unread + self.reliability.read
+            lines.append(f"  the reasoning does not raise the answer in {unread:,} of {total:,} traces")
         return "\n".join(lines)
 
 
@@ -193,7 +197,7 @@ class SegmentTable:
             check_segments(len(row.num_tokens), int(num_segments), name)
             scores = row.segment_scores
             kept = select(scores, config, key).kept
-            summary.reliability.add(name, row.reliability)
+            summary.reliability.add(name, row.reliability, row.gain)
             summary.near_threshold += int(near_threshold(scores, config).sum())
             units = unit_mask(kept, config.transition)
             trained[1 + offset : 1 + offset + len(units)] = units

@@ -7,9 +7,17 @@ from .comparisons import (
     NecessityAndSufficiency,
     OpeningSurprisal,
     RestPerplexity,
+    VerificationOpener,
 )
 from .integrated_gradients import IntegratedGradients
-from .predictions import ConfidenceGain, Entropy, GradientTimesInput, Perplexity, RandomScores
+from .predictions import (
+    ConfidenceGain,
+    Entropy,
+    GradientTimesInput,
+    Perplexity,
+    RandomScores,
+    without_reasoning,
+)
 from .recursive import RecursiveAttribution
 from .sweeps import BackwardSweep, CounterfactualSweep
 
@@ -32,4 +40,6 @@ __all__ = [
     "RecursiveAttribution",
     "RestPerplexity",
     "Scorer",
+    "VerificationOpener",
+    "without_reasoning",
 ]

@@ -92,6 +92,8 @@ class Scorer(abc.ABC):
         options (`tuple[str, ...]`):
             Fields of [`~trl_segment.AttributionConfig`], without their `attribution_`, that change its scores. A store
             keeps them, and two runs may share a store if they agree on them.
+        reads_text (`bool`):
+            Whether its `attribute` takes the texts of the segments as a fourth argument.
         token_attributions (`bool`):
             Whether it makes signed attributions of tokens, which give segments a direction.
     """
@@ -100,6 +102,7 @@ class Scorer(abc.ABC):
     summary: ClassVar[str] = ""
     unit: ClassVar[str] = "nats"
     options: ClassVar[tuple[str, ...]] = ()
+    reads_text: ClassVar[bool] = False
     token_attributions: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs):

@@ -1,4 +1,9 @@
-"""What others score segments by: the rest without them, attention to them, where the answer first stands."""
+"""
+What others score segments by: how they open, the rest without them, attention to them, where the answer first stands.
+"""
+
+import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,7 +14,7 @@ from ...models.inspection import slices_logits, unwrap_adapter
 from ...models.passes import EmbeddingSwap, Passes, split_target
 from ...selection import SegmentScores
 from .base import Attribution, Scorer
-from .predictions import ConfidenceGain, Perplexity, segment_lengths
+from .predictions import ConfidenceGain, Perplexity, RandomScores, segment_lengths
 
 
 # Tokens at the start of a segment that say what kind of step it is
@@ -24,6 +29,34 @@ class OpeningSurprisal(Perplexity):
 
     def _read(self, start: int, end: int) -> tuple[int, int]:
         return start, min(end, start + _OPENING_TOKENS)
+
+
+# How a segment that checks what was done opens, behind any of the words that people and models hesitate with
+_HESITATION = r"(?:(?:but|so|ok|okay|hmm+|well|now|and|yes|also|actually|alternatively)\b[\s,.!:-]{0,8})"
+_CHECK = r"(?:(?:double|re)[\s-]?)?(?:check|verif|confirm|examin|consider|validat)|make sure|be sure"
+_VERIFIES = re.compile(
+    rf"\W{{0,16}}{_HESITATION}{{0,4}}(?:wait\b|hold on\b|just to\b"
+    rf"|(?:let(?:'s|’s| us| me)|to|i(?:'ll|’ll| should| need to| will)|we (?:can|should))\s+"
+    rf"(?:(?:just|also|now|quickly|again)\s+){{0,2}}(?:{_CHECK})|(?:{_CHECK})(?:y|ing|ying)?\b)",
+    re.IGNORECASE,
+)
+
+
+class VerificationOpener(RandomScores):
+    """
+    0 for a segment that opens as a check of what was done ("Wait", "Let me verify", "To double-check"), 1 for any
+    other: what a filter by words keeps. One forward pass, for the answer's log-probability alone. Select with
+    `selection="threshold"` and `min_strength=1`.
+    """
+
+    name = "verification_opener"
+    summary = "whether a segment opens as something else than a check"
+    reads_text = True
+
+    def attribute(self, input_ids, target, segments, texts: Sequence[str]):
+        result = super().attribute(input_ids, target, segments)
+        scores = [float(_VERIFIES.match(text) is None) for text in texts]
+        return Attribution(SegmentScores(segment_lengths(segments), scores=scores), result.f_input)
 
 
 class RestPerplexity(Perplexity):

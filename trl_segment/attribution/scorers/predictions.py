@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,10 @@ from ...models.passes import EmbeddingSwap, Passes, split_target
 from ...models.sharding import Pass
 from ...selection import SegmentScores, sum_over_segments
 from .base import Attribution, Scorer
+
+
+if TYPE_CHECKING:
+    from ...traces import AttributedSequence
 
 
 class GradientTimesInput(Scorer):
@@ -136,6 +141,29 @@ class RandomScores(Scorer):
             f_input, _ = Passes(self.model, swap, ids, targets, self.lockstep).capture(ids)
         scores = np.random.default_rng(ids.numpy()).random(len(segments))
         return Attribution(SegmentScores(segment_lengths(segments), scores=scores), f_input)
+
+
+def without_reasoning(scorer: Scorer, sequence: "AttributedSequence") -> float | None:
+    """
+    Log-probability of the answer where the whole reasoning is left out: one forward pass.
+
+    Args:
+        scorer ([`Scorer`]):
+            Whose model is asked.
+        sequence ([`~trl_segment.traces.AttributedSequence`]):
+            The attributed sequence.
+
+    Returns:
+        `float` or `None`: In nats; `None` where nothing stands around the reasoning.
+    """
+    first, last = sequence.segments[0][0], sequence.segments[-1][1]
+    cut = np.concatenate([sequence.input_ids[:first], sequence.input_ids[last:]])
+    start, end = (place - (last - first) for place in sequence.target)
+    if start < 1:
+        return None
+    ids, targets = split_target(cut, (start, end), [])
+    with frozen_mode(scorer.model), EmbeddingSwap(scorer.model.get_input_embeddings()) as swap:
+        return Passes(scorer.model, swap, ids, targets, scorer.lockstep).capture(ids)[0]
 
 
 def segment_lengths(segments: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -55,7 +55,7 @@ function strongSegments(segments, config) {
   return strongestPrefix(strength, config.tau);
 }
 
-function selectSegments(segments, config) {
+function selectSegments(segments, config, gain = null) {
   const tokens = segments.reduce((sum, segment) => sum + segment.num_tokens, 0);
   const strong = strongSegments(segments, config);
   const directed = isDirected(segments);
@@ -63,7 +63,8 @@ function selectSegments(segments, config) {
   const unranked =
     config.selection === "all" ||
     attributionStrength(segments).every((value) => value === 0) ||
-    tokens < config.min_tokens_to_mask;
+    tokens < config.min_tokens_to_mask ||
+    (config.min_gain !== null && gain !== null && gain < config.min_gain);
   return segments.map(({ sum_abs, sum_signed }, i) => {
     const forced = i < config.keep_first || i >= segments.length - config.keep_last;
     const supports = !directed || sum_signed >= config.min_direction * sum_abs;

@@ -87,6 +87,8 @@ const total = strength.reduce((sum, value) => sum + value, 0);
 const strongest = Math.max(...strength, Number.MIN_VALUE);
 // One segment often has most of the strength; the square root lets the others be told apart
 const tint = (index) => Math.sqrt(strength[index] / strongest).toFixed(3);
+const { f_input: answered, f_baseline: unanswered } = data.scores ?? {};
+const gain = (answered ?? null) === null || (unanswered ?? null) === null ? null : answered - unanswered;
 const numTokens = scored ? segments.reduce((sum, segment) => sum + segment.num_tokens, 0) : 0;
 const hasTokens = segments.some((segment) => segment.token_lengths);
 const hasRoles = segments.some((segment) => "role" in segment);
@@ -137,7 +139,9 @@ function showFacts() {
   const { f_input, f_baseline, completeness_gap, evaluations, stopped_by } = data.scores;
   byId("log-probability").textContent = Math.abs(f_input) < 0.1 ? short(f_input) : decimal(f_input);
   byId("log-probability-label").textContent =
-    f_baseline === null ? "log p(answer)" : `log p(answer); baseline ${decimal(f_baseline)}`;
+    f_baseline === null
+      ? "log p(answer)"
+      : `log p(answer); ${stopped_by === null ? "without reasoning" : "baseline"} ${decimal(f_baseline)}`;
   const increase = Math.abs(f_input - f_baseline);
   const gap = completeness_gap === null || !increase ? null : Math.abs(completeness_gap) / increase;
   byId("gap").textContent = gap === null ? "–" : percent(gap, gap < 0.001 ? 3 : 1);
@@ -286,7 +290,7 @@ function sortRows() {
 function showSelection() {
   const selection = data.drawn
     ? data.drawn.map((verdict) => ({ kept: verdict.startsWith("kept"), verdict }))
-    : selectSegments(segments, state);
+    : selectSegments(segments, state, gain);
   let keptSegments = 0;
   let keptTokens = 0;
   selection.forEach(({ kept, verdict }, index) => {
@@ -335,7 +339,8 @@ function showSelection() {
     `--${level} ${state[level]} --beta ${state.beta} --keep_first ${state.keep_first} --keep_last ${state.keep_last}` +
     (state.consistency_scale === "rank" ? "" : ` --consistency_scale ${state.consistency_scale}`) +
     (state.min_direction > -1 ? ` --min_direction ${state.min_direction}` : "") +
-    (state.min_tokens_to_mask ? ` --min_tokens_to_mask ${state.min_tokens_to_mask}` : "");
+    (state.min_tokens_to_mask ? ` --min_tokens_to_mask ${state.min_tokens_to_mask}` : "") +
+    (state.min_gain === null ? "" : ` --min_gain ${state.min_gain}`);
   if (state.sort === "verdict") sortRows();
 }
 
