@@ -209,6 +209,11 @@ class Place:
     batch_size: int | None = None
 
     @property
+    def warmup(self) -> Path:
+        """Traces of the warm-up."""
+        return self.work / "warmup.jsonl"
+
+    @property
     def traces(self) -> Path:
         """Traces that are scored and fine-tuned on."""
         return self.work / "traces.jsonl"
@@ -299,13 +304,14 @@ def prepare(place: Place, seeds: int, arms: list[str]) -> None:
             f"The arm `oracle` needs the role of every segment, but row {without} has no column `roles`. Leave it out "
             "with --arms."
         )
-    write_jsonl(place.work / "warmup.jsonl", warmup)
-    write_jsonl(place.traces, traces)
+    files = {place.warmup: warmup, place.traces: traces}
     for path, rows in ((place.validation, validation), *((place.problems(s), p) for s, p in enumerate(problems))):
-        asked = [{key: row[key] for key in ("id", "question", "answer")} for row in rows]
-        if path.exists() and read_jsonl(path) != asked:
-            raise ValueError(f"{path} holds other problems than the dataset has now. Choose another --work_dir.")
-        write_jsonl(path, asked)
+        files[path] = [{key: row[key] for key in ("id", "question", "answer")} for row in rows]
+    for path, rows in files.items():
+        if not path.exists():
+            write_jsonl(path, rows)
+        elif read_jsonl(path) != rows:
+            raise ValueError(f"{path} holds other rows than the study has now. Choose another --work_dir.")
     write_text(known, json.dumps(settings, indent=1))
 
 
@@ -436,7 +442,7 @@ def warm_up(job: tuple[Place, int]) -> None:
     if settings.warmup == "always" or (found["base"] is not None and found["base"] < settings.warmup_below):
         shutil.rmtree(place.warmed, ignore_errors=True)  # of a run that was killed
         found["seconds"] = fine_tune(
-            *(place, settings.model, place.work / "warmup.jsonl", place.warmed),
+            *(place, settings.model, place.warmup, place.warmed),
             *(settings.warmup_steps, settings.warmup_learning_rate, 0, "--selection", "all"),
         )
         found["warmed"] = True
@@ -463,14 +469,18 @@ def score(job: tuple[Place, str]) -> None:
         *("--attributions", place.store(name), "--segmenter", place.settings.segmenter, *STORES[name]),
         *(("--dtype", "tf32") if place.cuda else ()),
     )
-    # Traces that an earlier run has scored took none of this one's time
-    scored = int(re.search(r"(\d+) attributed with", printed)[1])
     from trl_segment import AttributionStore
 
+    if not (held := len(AttributionStore(place.store(name)))):
+        raise ValueError(
+            f"None of the traces in {place.traces} can be attributed, so there is nothing to select from."
+        )
+    # Traces that an earlier run has scored took none of this one's time
+    scored = int(re.search(r"(\d+) attributed with", printed)[1])
     result = {
         "seconds": (time.monotonic() - started) / scored if scored else None,
         "evaluations": mean_evaluations(place.store(name)),
-        "traces": len(AttributionStore(place.store(name))),
+        "traces": held,
         "printed": printed,
     }
     write_text(done, json.dumps(result))
@@ -521,7 +531,7 @@ def run_model(job: tuple[Place, Run]) -> None:
     trained = model is None
     if trained:
         model, rate = folder / "model", place.decision("learning_rate")["chosen"]
-        if not seconds.exists():
+        if not (seconds.exists() and model.exists()):
             write_text(seconds, json.dumps(train_arm(place, arm_of(run.name), model, rate, run.seed)))
     for mode in MODES:
         evaluate(place, model, place.problems(run.seed), folder, mode, run.seed)
@@ -914,12 +924,13 @@ def all_runs(place: Place, arms: list[Arm], seeds: int) -> Iterator[Run]:
 
 
 def _take_gpu(numbers, gpus: int) -> None:
-    """Gives each process one of the GPUs."""
+    """Gives each process one of the GPUs that this one may use."""
     with numbers.get_lock():
         number = numbers.value
         numbers.value += 1
     if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[number % gpus]
 
 
 def make_parser() -> argparse.ArgumentParser:
