@@ -168,9 +168,9 @@ def interval(draws: np.ndarray, digits: int = 3) -> str:
     return f"{low:.{digits}f} to {high:.{digits}f}"
 
 
-def quantiles(draws: np.ndarray) -> list[float]:
-    """Mean and the ends of the middle 95 % of draws."""
-    return [float(draws.mean()), *np.quantile(draws, [0.025, 0.975]).tolist()]
+def with_interval(estimate: float, draws: np.ndarray) -> list[float]:
+    """An estimate and the ends of the middle 95 % of its draws."""
+    return [float(estimate), *np.quantile(draws, [0.025, 0.975]).tolist()]
 
 
 def table(header: list[str], rows: list[list[object]]) -> str:
@@ -179,47 +179,57 @@ def table(header: list[str], rows: list[list[object]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
-def compare(outcomes: dict[str, Outcome]) -> tuple[str, dict]:
+def compare(outcomes: dict[str, Outcome], baselines: tuple[str, ...] = ("full",)) -> tuple[str, dict]:
     """
-    Compares arms with full SFT.
+    Compares arms with others.
 
     Args:
         outcomes (`dict[str, Outcome]`):
-            Outcome by arm, `"full"` among them. An arm with fewer seeds is compared with full SFT on these.
+            Outcome by arm, the baselines among them.
+        baselines (`tuple[str, ...]`, defaults to `("full",)`):
+            Arms that all are compared with in accuracy, the first of them also in length. An arm with fewer seeds is
+            compared on these.
 
     Returns:
         `tuple[str, dict]`: A Markdown table, and the figures by arm.
     """
     rows, numbers = [], {}
-    samples = outcomes["full"].correct.shape[-1]
     for name, one in outcomes.items():
-        seeds, problems = one.correct.shape[:2]
-        full, draw = outcomes["full"].first(seeds), Resamples(seeds, problems)
-        gain, saved = draw.means(one.correct - full.correct), draw.means(full.tokens - one.tokens)
-        share = saved / draw.means(full.tokens)
+        seeds, problems, samples = one.correct.shape
+        draw = Resamples(seeds, problems)
+        base = [outcomes[baseline].first(seeds) for baseline in baselines]
+        share = draw.means(base[0].tokens - one.tokens) / draw.means(base[0].tokens)
+        saved = 1 - one.tokens.mean() / base[0].tokens.mean()
         row: dict[str, object] = {
             "arm": name,
             "seeds": seeds,
             "accuracy": f"{one.correct.mean():.3f} ({interval(draw.means(one.correct))})",
-            "less full": f"{one.correct.mean() - full.correct.mean():+.3f} ({interval(gain)})",
-            "output tokens": f"{one.tokens.mean():.0f} ({interval(draw.means(one.tokens), 0)})",
-            "saved": f"{1 - one.tokens.mean() / full.tokens.mean():+.1%} ({interval(share, 2)})",
-            "cut off": f"{one.cut_off.mean():.3f}",
         }
         numbers[name] = {
             "accuracy": float(one.correct.mean()),
             "accuracy_by_seed": one.correct.mean((1, 2)).tolist(),
             "tokens": float(one.tokens.mean()),
             "cut_off": float(one.cut_off.mean()),
-            "accuracy_gain": quantiles(gain),
-            "tokens_saved": quantiles(share),
+            "tokens_saved": with_interval(saved, share),
             "roles": one.roles,
         }
+        for baseline, other in zip(baselines, base, strict=True):
+            gain, draws = one.correct.mean() - other.correct.mean(), draw.means(one.correct - other.correct)
+            row[f"less {baseline}"] = f"{gain:+.3f} ({interval(draws)})"
+            what = "accuracy_gain" if other is base[0] else f"accuracy_less_{baseline}"
+            numbers[name][what] = with_interval(gain, draws)
+        row |= {
+            "output tokens": f"{one.tokens.mean():.0f} ({interval(draw.means(one.tokens), 0)})",
+            "saved": f"{saved:+.1%} ({interval(share, 2)})",
+            "cut off": f"{one.cut_off.mean():.3f}",
+        }
         if samples > 1:
-            ahead = draw.means(one.passed - full.passed)
             row[f"pass@{samples}"] = f"{one.passed.mean():.3f} ({interval(draw.means(one.passed))})"
-            row[f"pass@{samples} less full"] = f"{one.passed.mean() - full.passed.mean():+.3f} ({interval(ahead)})"
-            numbers[name] |= {f"pass@{samples}": float(one.passed.mean()), f"pass@{samples}_gain": quantiles(ahead)}
+            numbers[name][f"pass@{samples}"] = float(one.passed.mean())
+            ahead = draw.means(one.passed - base[0].passed)
+            difference = one.passed.mean() - base[0].passed.mean()
+            row[f"pass@{samples} less {baselines[0]}"] = f"{difference:+.3f} ({interval(ahead)})"
+            numbers[name][f"pass@{samples}_gain"] = with_interval(difference, ahead)
         if one.answered is not None and one.queries is not None:
             row |= {"answered": f"{one.answered.mean():.3f}", "queries right": f"{one.queries.mean():.3f}"}
             numbers[name] |= {"answered": float(one.answered.mean()), "queries": float(one.queries.mean())}

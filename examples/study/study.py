@@ -94,7 +94,9 @@ STORES: dict[str, tuple[str, ...]] = {
     "marginal_hidden": ("--attribution_scorer", "marginal", *HIDDEN),
     "counterfactual_hidden": ("--attribution_scorer", "counterfactual", *HIDDEN),
 }
-# What tables compare with
+# Compared with all others, the second if it is asked for
+BASELINES = ("full", "random")
+# `default` says which share the comparison at a matched share keeps
 NEEDED = ("full", "default")
 ROLES = tuple(role for role in world.ROLES if not role.endswith("_indirect"))
 
@@ -162,6 +164,11 @@ class Settings:
     warmup_steps: int = 300
     warmup_learning_rate: float = 5e-4
     max_length: int = 2048
+
+    @property
+    def label(self) -> str:
+        """The model on a page: a name of the Hub, or the last part of a folder."""
+        return Path(self.model).name if Path(self.model).is_dir() else self.model
 
     @property
     def warmup_traces(self) -> int:
@@ -569,7 +576,7 @@ def write_outcomes(place: Place, out: Path, runs: list[Run]) -> tuple[str, dict]
     text, numbers, drawn = "", {}, {}
     for mode in MODES:
         drawn[mode] = outcomes_of(place, runs, mode)
-        compared, numbers[mode] = compare(drawn[mode])
+        compared, numbers[mode] = compare(drawn[mode], BASELINES if "random" in drawn[mode] else BASELINES[:1])
         text += f"\n### {title_of(mode).capitalize()}\n\n{compared}"
         if place.settings.dataset is None:
             text += f"\nSegments in an output, by role (mean count):\n\n{roles_table(drawn[mode], ROLES)}"
@@ -647,27 +654,32 @@ def write_costs(place: Place, arms: list[Arm], seeds: int) -> tuple[str, dict]:
     return table(header, rows), numbers
 
 
-def first_sentence(place: Place, numbers: dict) -> str:
-    """What came out: which arms are told from full SFT and by how much, and how many are not."""
+def first_sentence(model: str, numbers: dict) -> str:
+    """What came out: which arms are told from full SFT and from random segments, and by how much."""
     said = []
     for mode in MODES:
-        figures, full = numbers[mode], numbers[mode]["full"]
-        arms = [name for name in figures if name not in ("base", "warm-up", "full")]
-        apart = {}
-        for what in ("accuracy_gain", "tokens_saved"):
-            gains = {name: figures[name][what] for name in arms}
-            apart[what] = [
-                f"{name} {gain:+.3f} ({low:+.3f} to {high:+.3f})"
-                for name, (gain, low, high) in gains.items()
-                if low > 0 or high < 0
-            ]
+        full, arms = numbers[mode]["full"], numbers[mode]
+        than_random = ""
+        if "random" in arms:
+            than_random = f"; told from random segments in accuracy: {told_apart(arms, 'accuracy_less_random')}"
         said.append(
-            f"{title_of(mode)}, full SFT answers {full['accuracy']:.3f} with {full['tokens']:.0f} tokens, and of "
-            f"{len(arms)} other arms {len(apart['accuracy_gain'])} are told from it in accuracy "
-            f"({', '.join(apart['accuracy_gain']) or 'none'}) and {len(apart['tokens_saved'])} in the share of tokens "
-            f"saved ({', '.join(apart['tokens_saved']) or 'none'})"
+            f"{title_of(mode)}, full SFT answers {full['accuracy']:.3f} with {full['tokens']:.0f} tokens; told from "
+            f"it in accuracy: {told_apart(arms, 'accuracy_gain')}; in the share of tokens saved: "
+            f"{told_apart(arms, 'tokens_saved')}{than_random}"
         )
-    return f"On {Path(place.settings.model).name}: {'; '.join(said)}. Ranges are 95 % intervals."
+    return f"On {model}, {'. At '.join(said)} (95 % intervals)."
+
+
+def told_apart(arms: dict, what: str) -> str:
+    """Fine-tuned arms whose difference is clear of zero, with it and its interval."""
+    itself = {"base", "warm-up", "full", "random" if what == "accuracy_less_random" else "full"}
+    compared = {name: arm[what] for name, arm in arms.items() if name not in itself}
+    apart = [
+        f"{name} {difference:+.3f} ({low:+.3f} to {high:+.3f})"
+        for name, (difference, low, high) in compared.items()
+        if low > 0 or high < 0
+    ]
+    return ", ".join(apart) or f"none of {len(compared)}"
 
 
 HEAD = """<!-- Written by examples/study/study.py; edit that, not this. -->
@@ -678,7 +690,7 @@ HEAD = """<!-- Written by examples/study/study.py; edit that, not this. -->
 {seeds} fine-tuning seeds, {problems} test problems in equal parts: each seed's models are asked their own part, the
 same for every arm. Ranges are 95 % bootstrap intervals over seeds and the problems of each; differences are paired.
 At temperature 0.6 each problem has {samples} outputs, and accuracy is their mean. {minutes} minutes with {processes}
-processes on {device}, without what lay in the work folder already.
+processes of one thread on {device}, without what lay in the work folder already.
 
 | | |
 | --- | --- |
@@ -690,8 +702,8 @@ processes on {device}, without what lay in the work folder already.
 
 ## Outcomes
 
-`base` is the model as it came{warm}. `random` keeps as many segments of each trace as `default`, drawn by chance anew
-for each seed.
+`base` is the model as it came{warm}.
+`random` keeps as many segments of each trace as `default`, drawn by chance anew for each seed.
 {outcomes}
 ## What the arms keep
 
@@ -712,7 +724,7 @@ def write_page(place: Place, out: Path, args: argparse.Namespace, runs: list[Run
     outcomes, numbers = write_outcomes(place, out, runs)
     selections, kept = write_selections(place, out, arms)
     costs, cost = write_costs(place, arms, args.seeds)
-    sentence = first_sentence(place, numbers)
+    sentence = first_sentence(settings.label, numbers)
     base = "not asked" if warmup["base"] is None else f"the model as it came answers {warmup['base']:.2f}"
     made = "none"
     if warmup["warmed"]:
@@ -722,7 +734,7 @@ def write_page(place: Place, out: Path, args: argparse.Namespace, runs: list[Run
         )
     tried = ", ".join(f"{r:g}: {a:.2f}" for r, a in rate["tried"]) or "not compared"
     text = HEAD.format(
-        model=settings.model,
+        model=settings.label,
         sentence=sentence,
         seeds=args.seeds,
         problems=args.seeds * settings.block,
@@ -730,7 +742,7 @@ def write_page(place: Place, out: Path, args: argparse.Namespace, runs: list[Run
         minutes=round(seconds / 60, 1),
         processes=args.processes,
         device="a GPU" if place.cuda else "CPU",
-        task=f"word problems, `{settings.setting}`" if settings.dataset is None else settings.dataset,
+        task=f"word problems, `{settings.setting}`" if settings.dataset is None else Path(settings.dataset).name,
         traces=settings.traces,
         steps=settings.steps,
         batch=settings.batch,
@@ -743,7 +755,8 @@ def write_page(place: Place, out: Path, args: argparse.Namespace, runs: list[Run
         costs=costs,
     )
     results = {
-        "settings": asdict(settings) | {"seeds": args.seeds, "minutes": round(seconds / 60, 1)},
+        "settings": asdict(settings)
+        | {"model": settings.label, "seeds": args.seeds, "minutes": round(seconds / 60, 1)},
         "warmup": warmup,
         "learning_rate": rate,
         "outcomes": numbers,
@@ -995,7 +1008,7 @@ def settings_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Se
         parser.error("--setting has no effect beside --dataset")
     args.arms = args.arms or [arm.name for arm in ARMS if arm.name != "oracle" or settings.dataset is None]
     if missing := set(NEEDED) - set(args.arms):
-        parser.error(f"--arms must include {' and '.join(sorted(missing))}, which the tables compare with")
+        parser.error(f"--arms must include {' and '.join(sorted(missing))}, which others are compared with")
     if args.model is None and not args.plan:
         parser.error("pass --model, a folder or a name of the Hub")
     return settings

@@ -53,11 +53,11 @@ from outcomes import (  # noqa: E402
     compare,
     draw_budgets,
     draw_outcomes,
-    quantiles,
     read_outcome,
     roles_table,
     table,
     title_of,
+    with_interval,
 )
 
 
@@ -357,7 +357,7 @@ def gained_of_the_oracle(one: Outcome, full: Outcome, oracle: Outcome) -> dict[s
         low, high = np.quantile(best, [0.025, 0.975])
         parts[what] = None
         if low > 0 or high < 0:  # otherwise there is nothing to have a share of
-            parts[what] = [float(mine.mean() / best.mean()), *quantiles(mine / best)[1:]]
+            parts[what] = with_interval(mine.mean() / best.mean(), mine / best)
     return parts
 
 

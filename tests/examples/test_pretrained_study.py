@@ -140,15 +140,43 @@ def test_an_output_is_read():
 # ----------------------------------------------------------------------------------------------------------- outcomes
 
 
+def outcome(correct, tokens):
+    """Of one seed: each problem's samples, all outputs of one length."""
+    correct = np.array([correct], dtype=float)
+    return outcomes.Outcome(correct, np.full(correct.shape, float(tokens)), np.zeros(correct.shape))
+
+
 def test_samples_of_a_problem_count_once_and_pass_at_k_is_any_of_them():
-    correct = np.array([[[1.0, 0.0], [0.0, 0.0]]])
-    one = outcomes.Outcome(correct, np.full((1, 2, 2), 10.0), np.zeros((1, 2, 2)))
-    full = outcomes.Outcome(np.zeros((1, 2, 2)), np.full((1, 2, 2), 20.0), np.ones((1, 2, 2)))
-    text, numbers = outcomes.compare({"full": full, "arm": one})
+    arms = {"full": outcome([[0, 0], [0, 0]], 20), "arm": outcome([[1, 0], [0, 0]], 10)}
+    text, numbers = outcomes.compare(arms)
     assert numbers["arm"]["accuracy"] == 0.25
     assert numbers["arm"]["pass@2"] == 0.5
     assert numbers["arm"]["tokens_saved"] == [0.5, 0.5, 0.5]
     assert "| arm | 1 | 0.250 (0.000 to 0.500) | +0.250 (0.000 to 0.500) |" in text
+
+
+def test_the_first_sentence_names_what_is_told_from_full_sft_and_from_chance():
+    """Twenty problems: an arm that is right in all but one is clear of none right, and of half right."""
+    right = [[1]] * 19 + [[0]]
+    arms = {
+        "base": outcome([[1]] * 20, 5),
+        "full": outcome([[0]] * 20, 100),
+        "random": outcome([[0], [1]] * 10, 100),
+        "same": outcome([[0]] * 20, 100),
+        "better": outcome(right, 50),
+    }
+    figures = outcomes.compare(arms, study.BASELINES)[1]
+    sentence = study.first_sentence("M", {"greedy": figures, "sampled": figures})
+    greedy, sampled = sentence.split(". At temperature 0.6, ")
+    assert greedy == "On M, " + sampled.removesuffix(" (95 % intervals).").replace("full SFT", "greedy, full SFT", 1)
+    accuracy, saved, chance = re.findall(r": (.+?)(?=; |$)", greedy)
+    assert re.sub(r" \(.*?\)", "", accuracy) == "random +0.500, better +0.950"
+    assert saved == "better +0.500 (+0.500 to +0.500)"
+    assert re.sub(r" \(.*?\)", "", chance) == "same -0.500, better +0.450"
+    alike = {name: outcome([[0]] * 20, 100) for name in ("full", "one", "two")}
+    figures = outcomes.compare(alike)[1]
+    sentence = study.first_sentence("M", {"greedy": figures, "sampled": figures})
+    assert sentence.count("none of 2") == 4 and "random" not in sentence
 
 
 # ---------------------------------------------------------------------------------------------------------- the whole
@@ -175,7 +203,8 @@ def test_one_command_writes_the_page_its_numbers_and_figures(out):
     folder, printed = out
     page, results = (folder / "results.md").read_text(), json.loads((folder / "results.json").read_text())
     sentence = printed.splitlines()[-1]
-    assert sentence.startswith("On checkpoint: greedy, full SFT answers 0.000 with ")
+    assert sentence.startswith("On checkpoint, greedy, full SFT answers 0.000 with ")
+    assert str(REPOSITORY) not in page and str(folder) not in page
     assert f"\n{sentence}\n" in page
     for figure in ("outcomes", "budget", "quality"):
         assert f"({figure}.svg)" in page
