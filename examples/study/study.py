@@ -687,18 +687,20 @@ HEAD = """<!-- Written by examples/study/study.py; edit that, not this. -->
 
 {sentence}
 
-{seeds} fine-tuning seeds, {problems} test problems in equal parts: each seed's models are asked their own part, the
-same for every arm. Ranges are 95 % bootstrap intervals over seeds and the problems of each; differences are paired.
-At temperature 0.6 each problem has {samples} outputs, and accuracy is their mean. {minutes} minutes with {processes}
-processes of one thread on {device}, without what lay in the work folder already.
+Each seed's models are asked their own part of the test problems, the same for every arm. Ranges are 95 % bootstrap
+intervals over seeds and the problems of each; differences are paired.
 
 | | |
 | --- | --- |
+| fine-tuning seeds | {seeds} |
+| test problems | {problems}, in equal parts for the seeds |
+| outputs of each | one greedy, {samples} at temperature 0.6, whose accuracy is their mean |
 | task | {task} |
 | traces | {traces}, {steps} steps of {batch} |
 | output limit | {max_new_tokens} tokens |
 | warm-up | {warmup} |
 | learning rate | {rates} |
+| time | {minutes} minutes with {processes} processes on {device}, without what lay in the work folder already |
 
 ## Outcomes
 
@@ -783,31 +785,75 @@ def _plain(value):
 @dataclass(frozen=True)
 class Rates:
     """
-    What the plan assumes of one H100 and a model of 135M parameters. Launches of kernels bound all of it, so a step's
-    seconds hardly depend on what is in it, and processes that share the card are faster together.
+    What the plan assumes of a machine and a model of 135M parameters.
 
     Args:
+        machine (`str`):
+            Its name.
+        processes (`int`):
+            Processes that share it.
+        threads (`int`):
+            Threads of the warm-up, while no other process has work.
+        options (`str`):
+            Options of the study that the plan is for.
         training (`float`):
-            Training tokens a second: 0.15 s for a step of 8 traces of 600 tokens. Not measured.
+            Training tokens a second of one process.
         gradients (`float`):
-            Attributed tokens times gradient evaluations a second, many nodes in a pass. Not measured.
+            Attributed tokens times gradient evaluations a second.
         sequential (`float`):
-            The same for scorers whose passes wait for each other: 0.03 s a forward pass. Not measured.
+            The same for scorers whose passes wait for each other.
         step (`float`):
-            Seconds of a decoding step of one batch. Measured: 0.096 s for a model of 28 layers (98 s for 64 problems
-            and 1,024 tokens, `--backend transformers`); this one has 30.
+            Seconds of a decoding step of one batch.
         command (`float`):
-            Seconds until a command is at work: load the model, prepare the rows, save it. Not measured.
+            Seconds until a command is at work: load the model, prepare the rows, save it.
         together (`float`):
-            By how much processes on one GPU are faster than one, as a share of their number. Not measured.
+            By how much processes are faster than one, as a share of their number.
+        known (`str`):
+            Where the rates are from.
     """
 
-    training: float = 32_000
-    gradients: float = 60_000
-    sequential: float = 6_000
-    step: float = 0.103
-    command: float = 8
-    together: float = 0.6
+    machine: str
+    processes: int
+    threads: int
+    options: str
+    training: float
+    gradients: float
+    sequential: float
+    step: float
+    command: float
+    together: float
+    known: str
+
+
+# Launches of kernels bound all of it, so a step hardly depends on what is in it: 0.15 s of training on 8 traces of 600
+# tokens, 0.03 s a forward pass of a sweep, and the decoding step of a model of 28 layers (98 s for 64 problems and
+# 1,024 tokens), for 30
+H100 = Rates(
+    machine="one H100",
+    processes=8,
+    threads=1,
+    options=" --backend transformers --batch_size 512",
+    training=32_000,
+    gradients=60_000,
+    sequential=6_000,
+    step=0.103,
+    command=8,
+    together=0.6,
+    known="the decoding step is measured, on a model of 28 layers, the others are not",
+)
+CORES = Rates(
+    machine="two CPU cores that nothing else uses",
+    processes=2,
+    threads=2,
+    options="",
+    training=300,
+    gradients=300,
+    sequential=300,
+    step=0.1,
+    command=6,
+    together=1.0,
+    known="tokens a second are measured for gradient evaluations on a core, the others are not",
+)
 
 
 # Gradient evaluations a trace that the plan assumes, and whether passes wait for each other
@@ -823,9 +869,9 @@ EVALUATIONS = {
 }
 
 
-def plan(settings: Settings, seeds: int, arms: list[Arm], processes: int, tokens: int) -> str:
+def plan(settings: Settings, seeds: int, arms: list[Arm], rates: Rates, tokens: int) -> str:
     """
-    What a study would cost on an H100, as Markdown: amounts counted from its parameters, seconds from [`Rates`].
+    What a study would cost, as Markdown: amounts counted from its parameters, seconds from the rates of a machine.
 
     Args:
         settings ([`Settings`]):
@@ -834,22 +880,21 @@ def plan(settings: Settings, seeds: int, arms: list[Arm], processes: int, tokens
             Fine-tuning seeds.
         arms (`list[Arm]`):
             Arms.
-        processes (`int`):
-            Processes that share the card.
+        rates ([`Rates`]):
+            The machine.
         tokens (`int`):
             Tokens of a trace with its prompt; outputs are taken to be as long.
 
     Returns:
         `str`: A table, its sum and the rates.
     """
-    rates = Rates()
-    together = max(1.0, rates.together * processes)
+    together = max(1.0, rates.together * rates.processes)
     stores = list(dict.fromkeys(["default", *(arm.scorer for arm in arms if arm.scorer in STORES)]))
     warm = settings.warmup != "never"
     models = seeds * (len(arms) + 1 + warm)
     tried = len(settings.learning_rates) if len(settings.learning_rates) > 1 else 0
     checks = (settings.warmup == "auto") + warm + tried
-    waits = (settings.warmup == "auto") + warm + -(-tried // processes)  # learning rates are tried side by side
+    waits = (settings.warmup == "auto") + warm + -(-tried // rates.processes)  # learning rates are tried side by side
 
     step = settings.batch * tokens
     training = step * settings.steps * (seeds * len(arms) + tried)
@@ -863,7 +908,7 @@ def plan(settings: Settings, seeds: int, arms: list[Arm], processes: int, tokens
     outputs = models * settings.block * (1 + settings.samples)
     commands = seeds * len(arms) + 2 * models + len(stores) + tried + checks
     rows: list[tuple[str, str, float]] = [
-        ("warm-up, one process", f"{warmup / 1e6:.2f}M training tokens", warmup / rates.training),
+        ("warm-up", f"{warmup / 1e6:.2f}M training tokens", warmup / rates.training / rates.threads),
         ("validation outputs", f"{checks * settings.validation:,} in {checks} batches", waits * batch_seconds),
         ("scoring", f"{sum(attributed.values()) / 1e6:.2f}M tokens times evaluations", scoring / together),
         ("fine-tuning", f"{training / 1e6:.2f}M training tokens", training / rates.training / together),
@@ -871,15 +916,14 @@ def plan(settings: Settings, seeds: int, arms: list[Arm], processes: int, tokens
         ("starting commands", f"{commands}", commands * rates.command / together),
     ]
     made = (outputs + checks * settings.validation) * tokens
-    assumed = ", ".join(f"{name} {value:,g}" for name, value in asdict(rates).items())
+    assumed = ", ".join(f"{k} {v:,g}" for k, v in asdict(rates).items() if isinstance(v, float | int))
     return (
-        f"{seeds} seeds, {len(arms)} arms, {seeds * settings.block} test problems with 1 + {settings.samples} "
-        f"outputs, {settings.traces} traces of about {tokens} tokens; a model of 135M parameters on one H100, "
-        f"`--processes {processes} --backend transformers --batch_size 512`:\n\n"
+        f"Seeds: {seeds}; arms: {len(arms)}; test problems: {seeds * settings.block}, with 1 + {settings.samples} "
+        f"outputs; traces: {settings.traces} of about {tokens} tokens. A model of 135M parameters on {rates.machine}, "
+        f"`--processes {rates.processes}{rates.options}`:\n\n"
         + table(["part", "how much", "minutes"], [[*row[:2], f"{row[2] / 60:.1f}"] for row in rows])
         + f"\n{sum(row[2] for row in rows) / 60:.1f} minutes; at most {made / 1e6:.1f}M generated tokens.\n\n"
-        f"Rates: {assumed} (tokens or seconds, see `Rates` in the source; the decoding step is measured, on a model "
-        "of 28 layers, the others are not)."
+        f"Rates: {assumed} (tokens or seconds, see `Rates` in the source; {rates.known})."
     )
 
 
@@ -954,7 +998,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output_dir", default="study", help="where results.md, results.json and figures go (default: study)")
     add("--work_dir", help="where models, stores and outputs go (default: `work` in the output folder)")
     add("--quick", action="store_true", help="a small study for two cores, all of whose options can be overridden")
-    add("--plan", action="store_true", help="print what the study would cost on one H100, and stop")
+    add("--plan", action="store_true", help="print what it would cost on one H100 (--quick: two cores), and stop")
     task = parser.add_argument_group("task")
     task.add_argument("--setting", choices=sorted(word_problems.SETTINGS), help="setting of the word problems")
     task.add_argument("--dataset", help="traces in place of the word problems: rows with question, solution, answer")
@@ -1019,7 +1063,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     settings = settings_of(parser, args)
     if args.plan:
-        print(plan(settings, args.seeds, [arm_of(name) for name in args.arms], args.processes or 8, 600))
+        rates, tokens = (CORES, 430) if args.quick else (H100, 600)
+        rates = replace(rates, processes=args.processes or rates.processes)
+        print(plan(settings, args.seeds, [arm_of(name) for name in args.arms], rates, tokens))
         return
     args.work_dir = args.work_dir or str(Path(args.output_dir) / "work")
     study(args, settings)

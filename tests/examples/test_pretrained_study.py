@@ -342,6 +342,15 @@ def test_a_command_that_fails_ends_the_study_with_its_error(capsys):
     assert "no_such_option" in capsys.readouterr().err
 
 
+def test_the_quick_form_fits_30_minutes_of_two_cores_by_its_own_arithmetic(capsys):
+    study.main(["--plan", "--quick"])
+    printed = capsys.readouterr().out
+    assert "on two CPU cores that nothing else uses, `--processes 2`" in printed
+    assert float(re.search(r"^([\d.]+) minutes", printed, re.M)[1]) <= 30
+    # All arms and the two models that are not fine-tuned, 8 problems, 1 + 2 outputs each
+    assert "| test outputs | 312 in 26 batches |" in printed
+
+
 def test_the_full_form_fits_25_minutes_of_one_h100_by_its_own_arithmetic(capsys):
     arms = [
         "full",
@@ -355,7 +364,7 @@ def test_the_full_form_fits_25_minutes_of_one_h100_by_its_own_arithmetic(capsys)
     ]
     study.main(["--plan", "--arms", *arms])
     printed = capsys.readouterr().out
-    assert printed.startswith("3 seeds, 8 arms, 300 test problems")
+    assert printed.startswith("Seeds: 3; arms: 8; test problems: 300, with 1 + 4 outputs; traces: 200 of")
     parts = [float(minutes) for minutes in re.findall(r"\| ([\d.]+) \|$", printed, re.M)]
     total = float(re.search(r"^([\d.]+) minutes", printed, re.M)[1])
     assert len(parts) == 6 and sum(parts) == pytest.approx(total, abs=0.3)
