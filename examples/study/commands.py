@@ -21,7 +21,7 @@ def run_command(*argv: object) -> str:
 
     Raises:
         `RuntimeError`: If the command ended with an error, which it has printed. (Its own `SystemExit` would end a
-            process of a pool, and the pool would wait for it forever.)
+            process of a pool.)
     """
     from trl_segment.cli.main import main
 

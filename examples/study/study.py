@@ -24,7 +24,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -398,7 +399,8 @@ def fine_tune(
     printed = run_command(
         *("sft", "--model_name_or_path", model, "--output_dir", out, "--dataset_name", dataset, *options),
         *("--segmenter", settings.segmenter, "--max_steps", steps, "--per_device_train_batch_size", settings.batch),
-        *("--learning_rate", rate, "--lr_scheduler_type", "cosine", "--warmup_steps", "5", "--seed", seed),
+        *("--learning_rate", rate, "--lr_scheduler_type", "cosine", "--warmup_steps", min(5, steps // 10)),
+        *("--seed", seed),
         *("--max_length", settings.max_length, "--bf16", "True", *device, "--gradient_checkpointing", "False"),
         *("--report_to", "none", "--save_strategy", "no", "--logging_strategy", "no", "--disable_tqdm", "True"),
     )
@@ -889,7 +891,7 @@ def plan(settings: Settings, seeds: int, arms: list[Arm], rates: Rates, tokens: 
         `str`: A table, its sum and the rates.
     """
     together = max(1.0, rates.together * rates.processes)
-    stores = list(dict.fromkeys(["default", *(arm.scorer for arm in arms if arm.scorer in STORES)]))
+    stores = stores_of(arms)
     warm = settings.warmup != "never"
     models = seeds * (len(arms) + 1 + warm)
     tried = len(settings.learning_rates) if len(settings.learning_rates) > 1 else 0
@@ -945,31 +947,42 @@ def study(args: argparse.Namespace, settings: Settings) -> None:
     # Processes that start afresh: forked ones would inherit torch's thread pool
     context = multiprocessing.get_context("spawn")
     numbers = context.Value("i", 0)
-    with context.Pool(args.processes, _take_gpu, (numbers, gpus)) as pool:
+    with ProcessPoolExecutor(args.processes, context, _take_gpu, (numbers, gpus)) as pool:
 
         def say(what: str) -> None:
             print(f"{(time.monotonic() - started) / 60:5.1f} minutes: {what}", flush=True)
 
-        pool.apply(warm_up, ((place, 1 if gpus else args.processes),))
-        say(f"warm-up {place.decision('warmup')}")
-        rates, tried = settings.learning_rates, []
-        if len(rates) > 1:
-            tried = pool.map(try_rate, [(place, rate) for rate in rates], chunksize=1)
-        # The lowest of several that are as good
-        chosen = min(tried, key=lambda one: (-one[1], one[0]))[0] if tried else rates[0]
-        write_text(place.work / "learning_rate.json", json.dumps({"chosen": chosen, "tried": tried}))
-        say(f"learning rate {chosen:g} of {tried or rates}")
-        stores = list(dict.fromkeys(["default", *(arm.scorer for arm in arms if arm.scorer in STORES)]))
-        # The longest first
-        stores.sort(key=lambda name: -EVALUATIONS[name][0])
-        for number, _ in enumerate(pool.imap_unordered(score, [(place, name) for name in stores]), 1):
-            say(f"{number} of {len(stores)} stores")
-        if any(arm.scorer == "oracle" for arm in arms):
-            pool.apply(score, ((place, "oracle"),))
-        runs = list(all_runs(place, arms, args.seeds))
-        for number, _ in enumerate(pool.imap_unordered(run_model, [(place, run) for run in runs]), 1):
-            say(f"{number} of {len(runs)} models")
+        def do(work: Callable, jobs: list[tuple], what: str) -> list:
+            futures = [pool.submit(work, job) for job in jobs]
+            for number, future in enumerate(as_completed(futures), 1):
+                future.result()  # an error ends the study now, not after all others
+                say(f"{number} of {len(jobs)} {what}")
+            return [future.result() for future in futures]
+
+        try:
+            do(warm_up, [(place, 1 if gpus else args.processes)], "decisions on a warm-up")
+            say(f"{place.decision('warmup')}")
+            rates = settings.learning_rates
+            jobs = [(place, rate) for rate in rates] if len(rates) > 1 else []
+            tried = do(try_rate, jobs, "learning rates")
+            # The lowest of several that are as good
+            chosen = min(tried, key=lambda one: (-one[1], one[0]))[0] if tried else rates[0]
+            write_text(place.work / "learning_rate.json", json.dumps({"chosen": chosen, "tried": tried}))
+            # The longest first
+            stores = sorted(stores_of(arms), key=lambda name: -EVALUATIONS[name][0])
+            do(score, [(place, name) for name in stores], "stores")
+            do(score, [(place, "oracle")] if any(arm.scorer == "oracle" for arm in arms) else [], "oracles")
+            runs = list(all_runs(place, arms, args.seeds))
+            do(run_model, [(place, run) for run in runs], "models")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     print(write_page(place, out, args, runs, time.monotonic() - started))
+
+
+def stores_of(arms: list[Arm]) -> list[str]:
+    """Stores that the arms need; `default` says what others are matched with."""
+    return list(dict.fromkeys(["default", *(arm.scorer for arm in arms if arm.scorer in STORES)]))
 
 
 def all_runs(place: Place, arms: list[Arm], seeds: int) -> Iterator[Run]:

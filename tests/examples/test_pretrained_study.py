@@ -251,6 +251,13 @@ def test_another_study_s_work_folder_is_refused(out):
 
 
 @pytest.mark.slow
+def test_an_error_in_a_process_ends_the_study(tmp_path):
+    run = run_study("--output_dir", tmp_path, *SIZE, "--problems", 3, "--segmenter", "no_such_file.py:cut")
+    assert run.returncode == 1
+    assert "no_such_file.py" in run.stderr and "ended with exit code 2; its error is above." in run.stderr
+
+
+@pytest.mark.slow
 def test_a_dataset_in_place_of_the_word_problems(tmp_path):
     """Rows of the tiny world, whose checkpoint can do them: nothing is taught first."""
     write_jsonl(tmp_path / "traces.jsonl", read_jsonl(WORLD / "traces.jsonl")[:3])
