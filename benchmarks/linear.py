@@ -13,7 +13,8 @@ import argparse
 import contextlib
 import time
 
-from trl_segment.evaluation.grading import plain_answer, quick_verdict
+from trl_segment.evaluation.comparison import compare_directly
+from trl_segment.evaluation.normal_form import plain_answer
 from trl_segment.traces import (
     TraceConfig,
     answer_of_field,
@@ -33,6 +34,13 @@ HOSTILE = {
     "unclosed boxes": ("\\boxed{", ""),
     "boxes in boxes": ("\\boxed{", "}" * 1000),
     "boxes side by side": ("\\boxed{1},", ""),
+    "boxes with powers": ("$-2\\boxed{1}^2$ ", ""),
+    "parts": ("(a) 5 ", ""),
+    "quotes": ("['", ""),
+    "money": ("$5 and ", ""),
+    "units": ("5 km ", ""),
+    "inequalities": ("x<", "5"),
+    "conclusions": ("Thus $x$ is ", "$5$"),
     "boxes without braces": ("\\boxed\\frac{", ""),
     "braces": ("{", ""),
     "backslashes": ("\\", ""),
@@ -49,6 +57,9 @@ HOSTILE = {
     "dollars": ("$", ""),
     "opening marks": ("<think>", ""),
     "closing marks": ("</think>", ""),
+    "opening marks and spaces": ("<think>   ", ""),
+    "messages": ("<think>x</think>\n", ""),
+    "turns": ("User: a\nAssistant: b\n<think>", ""),
     "headers": ("\nAssistant: ", ""),
     "tags": ("<answer>", ""),
     "digits": ("9", ""),
@@ -77,9 +88,9 @@ READERS = {
     "build_trace": lambda text: build_trace({"text": f"Q: 1?\nA: {text}", "answer": "5"}, TraceConfig()),
     "locate_segments": _locate,
     "plain_answer": plain_answer,
+    "compare_directly": lambda text: compare_directly("5", text),
     "find_statements of a number": lambda text: find_statements(text, "5"),
     "find_statements of parts": lambda text: find_statements(text, "(1, A)"),
-    "quick_verdict": lambda text: quick_verdict("5", text),
 }
 
 

@@ -851,10 +851,11 @@ CORES = Rates(
     training=300,
     gradients=300,
     sequential=300,
-    step=0.1,
+    step=0.16,
     command=6,
     together=1.0,
-    known="tokens a second are measured for gradient evaluations on a core, the others are not",
+    known="gradient evaluations and the decoding step are measured on a core, the latter beside other work, the "
+    "others are not",
 )
 
 

@@ -165,6 +165,29 @@ def test_a_file_that_generate_did_not_make_is_left_alone(world, tmp_path, refuse
     assert (tmp_path / "mine.jsonl").read_text() == "mine"
 
 
+def test_datasets_that_differ_in_their_ending_have_outputs_of_their_own(world, tmp_path, refused):
+    file = write(tmp_path / "set.jsonl", problems(2))
+    names = ("own.jsonl", "own.json", "own", "own.json.jsonl")
+    for name in names:
+        refused("no problem has a correct solution", generate(world, tmp_path / name, file))
+    outputs = sorted(path.name for path in tmp_path.glob("own*outputs.jsonl"))
+    assert outputs == ["own-outputs.jsonl", "own.json-outputs.jsonl", "own.json.outputs.jsonl", "own.outputs.jsonl"]
+    # What vouches for one does not vouch for another
+    (tmp_path / "own.json-outputs.jsonl").unlink()
+    (tmp_path / "own.json").write_text("mine")
+    refused("was not made by this command", generate(world, tmp_path / "own.json", file))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("name", ["outputs.jsonl", "outputs.settings.json"])
+def test_outputs_that_are_a_pipe_are_not_waited_for(name, tmp_path):
+    (tmp_path / "outputs.jsonl").write_text("{}\n")
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name}' is a pipe and no file"):
+        OutputFile(tmp_path / "outputs.jsonl", {"weights": "0"})
+
+
 # tune, merge and report
 
 

@@ -13,6 +13,8 @@ from trl_segment.evaluation.generation import (
     generate_outputs,
     sample_tokens,
 )
+from trl_segment.evaluation.outputs import decode_output, special_marks
+from trl_segment.traces import build_trace
 
 
 def requests_for(tokenizer, lengths, samples=1):
@@ -191,3 +193,36 @@ def test_out_of_memory_halves_the_batch(model, tokenizer, monkeypatch):
     outputs = list(generate_outputs(model, requests, ends, config, 6))
     assert {o.id: o for o in outputs} == expected and len(outputs) == 6
     assert sizes[0] == 6 and max(sizes[1:]) <= 3
+
+
+SPECIAL = ["[THINK]", "[/THINK]", "<unused94>", "<unused95>", "<|channel|>", "<|message|>", "<|start|>", "<|end|>"]
+FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
+ENDS = "<|im_end|><|endoftext|>"
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ("[THINK]", "[/THINK]"),
+        ("<unused94>thought\n", "<unused95>"),
+        ("<|channel|>analysis<|message|>", FINAL),
+        ("<|im_start|>think\n", "<|im_start|>answer\n"),
+    ],
+)
+def test_marks_that_are_special_tokens_stay_in_outputs(opening, closing):
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [*SPECIAL, "<|im_start|>", "<|other|>"]})
+    text = f"{opening}Add.\n\nWait, check.{closing}It is <|other|>5."
+    output = decode_output(tokenizer, tokenizer(f"{text}{ENDS}")["input_ids"])
+    assert output == text.replace("<|other|>", "")
+    trace = build_trace({"prompt": "p", "completion": output, "answer": "5"})
+    assert [piece.strip() for piece in trace.segment_texts] == ["Add.", "Wait, check."]
+
+
+def test_without_special_marks_outputs_are_as_they_were():
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": [*SPECIAL, "<|im_start|>", "<|other|>"]})
+    for text in ("<think>Add.</think>It is 5.", "a <|im_start|>user b<|other|>", "<|end|> c <|start|>", ""):
+        ids = tokenizer(f"{text}{ENDS}")["input_ids"]
+        assert decode_output(tokenizer, ids) == tokenizer.decode(ids, skip_special_tokens=True)
+    assert special_marks(tiny_tokenizer()) == []

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import zlib
 
 import numpy as np
@@ -259,3 +260,43 @@ def test_a_lock_is_taken_again_after_its_holder(tmp_path):
     for _ in range(2):
         with exclusive_run(tmp_path), pytest.raises(RuntimeError, match="at work"), exclusive_run(tmp_path):
             pass
+
+
+def replace_by_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("make", [replace_by_pipe, lambda path: (path.unlink(), path.mkdir())], ids=["pipe", "folder"])
+def test_what_is_no_file_is_not_waited_for(make, tmp_path, caplog):
+    """A pipe that nobody writes to would hold the reader for ever."""
+    folder = tmp_path / "store"
+    store = AttributionStore(folder, SETTINGS)
+    store.add(StoredAttribution(**row()))
+    store.compact()
+    part = next(folder.glob("part-*.arrow"))
+    make(part)
+    assert len(AttributionStore(folder)) == 0
+    assert re.search(r"part-.* is a (pipe|folder) and no file", caplog.text)
+    journal = folder / "journal-00000000000000000000-00000000.jsonl"
+    journal.touch()
+    make(journal)
+    assert len(AttributionStore(folder)) == 0
+    assert re.search(r"journal-.* is a (pipe|folder) and no file", caplog.text)
+    store = AttributionStore(folder)
+    store.write_array("density", np.ones(2))
+    make(folder / "array-density.json")
+    with pytest.raises(ValueError, match=r"array-density.json' is a (pipe|folder) and no file"):
+        store.read_array("density")
+    make(folder / "settings.json")
+    with pytest.raises(ValueError, match=r"settings.json' is a (pipe|folder) and no file"):
+        AttributionStore(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_lock_that_is_a_pipe_is_not_waited_for(tmp_path):
+    (tmp_path / ".locks").mkdir()
+    os.mkfifo(tmp_path / ".locks" / "run")
+    with pytest.raises(ValueError, match="is a pipe or a device and no file"), exclusive_run(tmp_path):
+        pass

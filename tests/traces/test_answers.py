@@ -4,10 +4,11 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+from helpers import tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trl_segment.traces import answer_of_field, build_trace, extract_answer, extract_boxed
+from trl_segment.traces import answer_of_field, attributed_sequence, build_trace, extract_answer, extract_boxed
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,62 @@ def test_the_reasoning_counts_only_where_there_is_no_response(response, answer):
         (r"$\text{The answer is } 5$", "5"),
         (np.float32(0.1), "0.1"),
         (np.array([0.1, 27.0], dtype=np.float32), "0.1, 27"),
+        # Text of a list, a struct or a quoted value
+        ("['5']", "5"),
+        ('["5"]', "5"),
+        ("[5]", "5"),
+        ("('5',)", "5"),
+        ('["5", "6"]', "5, 6"),
+        ('{"answer": 5}', "5"),
+        ("{'answer': '5'}", "5"),
+        ('{"final_answer": "5", "steps": "We add."}', "5"),
+        ('"5"', "5"),
+        ("`5`", "5"),
+        # A label, a conclusion, an option
+        ("A: 5", "5"),
+        ("Q: How many? A: 5", "5"),
+        ("Answer: C", "C"),
+        ("Ans. 5", "5"),
+        ("Result: 5", "5"),
+        ("Thus, $x = 5$.", "x = 5"),
+        ("Hence, the value of $x$ is $5$.", "5"),
+        ("The correct option is (B).", "(B)"),
+        ("Hence, option C is correct.", "C"),
+        ("答案：5", "5"),
+        ("= 5", "5"),
+        ("5.", "5"),
+        ("5<|im_end|>", "5"),
+        ("#### 5\n\n#### Notes", "5"),
+        ("#### 5\n\n#### Notes\nWe added.", "5"),
+        # Money is no formula
+        ("The answer is $5 and not $6.", "$5"),
+        ("The answer is $20 - $5 = $15.", "$15"),
+        ("Answer: $5 and $6, respectively.", "$5 and $6"),
+        # Labeled parts, in order
+        ("(a) 5\n(b) 6", "5, 6"),
+        ("(a) $5$; (b) $6$", "5, 6"),
+        ("a) 5\nb) 6", "5, 6"),
+        ("(i) 5 (ii) 6 (iii) 7", "5, 6, 7"),
+        ("Part (a): 5\nPart (b): 6", "5, 6"),
+        ("1. 5\n2. 6", "5, 6"),
+        ("x=1\ny=2", "x=1, y=2"),
+        # What belongs to a box
+        (r"-\boxed{5}", "-5"),
+        (r"$-2\boxed{\sqrt{3}}$", r"-2\sqrt{3}"),
+        (r"$\boxed{52}_8$", "52_8"),
         # Nothing is taken off where that is not sure
+        ("['5' '6']", "['5' '6']"),
+        ("[5, 6]", "[5, 6]"),
+        ("[2,5)", "[2,5)"),
+        ("{1,2}", "{1,2}"),
+        (r"\{5\}", r"\{5\}"),
+        ("B: 5", "B: 5"),
+        ("1.5 2.6", "1.5 2.6"),
+        ("1: 2: 3", "1: 2: 3"),
+        ("f'(x)", "f'(x)"),
+        ("None", "None"),
+        ("(a)", "(a)"),
+        ("Solution: We add the two numbers that we know", "Solution: We add the two numbers that we know"),
         ("$1$, $2$", "$1$, $2$"),
         (r"\$18.90", r"\$18.90"),
         ("$(1,2), (3,4)$", "(1,2), (3,4)"),
@@ -231,6 +287,11 @@ def test_an_answer_column_is_reduced_to_the_answer(value, answer):
         ({"a": 1, "b": 2}, r"the answer is a struct \(a, b\)"),
         ({}, r"the answer is a struct \(nothing\)"),
         (b"5", "the answer is bytes"),
+        ("{'a': 1, 'b': 2}", r"the answer is a struct \(a, b\)"),
+        ("proof", "the answer is 'proof', which stands for a missing one"),
+        ("nan", "the answer is 'nan', which stands for a missing one"),
+        (r"\boxed{5", "the answer has a box that is not closed"),
+        ("5\n\n6", "the answer has 2 lines"),
         ([[1, 2], [3, 4]], "the answer is a table"),
         (np.zeros((2, 2)), "the answer is a table"),
     ],
@@ -263,6 +324,71 @@ def test_any_text_is_read(text):
     assert isinstance(answer_of_field(text)[0], str)
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"The answer is $-\boxed{5}$.", "-5"),
+        (r"so it is -\boxed{5}.", "-5"),
+        (r"$x = -\boxed{y+1}$", "-(y+1)"),
+        (r"$\pm\boxed{5}$", r"\pm5"),
+        (r"$2\boxed{5}$", r"2 \cdot 5"),
+        (r"$= 2\boxed{\frac12}$", r"2\frac12"),
+        (r"$\boxed{5}^2$", "5^2"),
+        (r"$\boxed{x+1}^{10}$", "(x+1)^{10}"),
+        (r"$\boxed{4210}_{5}$", "4210_{5}"),
+        # What stands there but does not belong to it
+        (r"$7 - \boxed{5} = 2$", "5"),
+        (r"$7-\boxed{5}$", "5"),
+        (r"$x -\boxed{5}$", "5"),
+        ("So:\n\n- \\boxed{5}", "5"),
+        (r"$2 \cdot \boxed{5} = 10$", "5"),
+        (r"The number is $12\boxed{5}3$", "5"),
+        (r"in step 2\boxed{5}", "5"),
+        (r"$\boxed{90}^\circ$", "90"),
+        (r"$\boxed{90}^{\circ}$", "90"),
+        (r"$x = \boxed{5}$", "5"),
+        (r"$\boxed{3}\pmod 9$", "3"),
+        (r"$a^{\boxed{5}}$", "5"),
+    ],
+)
+def test_a_sign_a_factor_a_power_or_a_base_belongs_to_its_box(text, answer):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is $5$ dollars and $6$ cents.", "$5$ dollars and $6$ cents"),
+        ("The answer is $5$ when $n = 2$.", "5"),
+        ("The answer is $2 + 3 = 5$.", "5"),
+        ("The answer is $x = 5$.", "x = 5"),
+        ("The answer is $5 and not $6.", "$5"),
+        ("Option (C) is the correct one.", "(C)"),
+        ("The correct choice is B.", "B"),
+        ("#### 5\n\n#### Notes", "5"),
+        ("#### 1 pear\n#### Evelyn", "Evelyn"),
+    ],
+)
+def test_a_statement_ends_where_its_answer_does(text, answer):
+    assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize("column", ["A: 5", "['5']", "-\\boxed{5}", "(a) 5 (b) 6", "Thus, $x = 5$.", "5.", "five"])
+def test_what_is_reduced_is_the_text_that_is_attributed(column):
+    """Tokens of the target are exactly those of the answer that was read."""
+    tokenizer = tiny_tokenizer()
+    row = {
+        "question": "How many?",
+        "solution": "<think>\nAdd.\n\nWait, count.\n</think>\n\nIt is 5.",
+        "answer": column,
+    }
+    trace = build_trace(row)
+    sequence = attributed_sequence(trace, tokenizer)
+    assert trace.problem is None and sequence.problem is None
+    target = tokenizer.decode(sequence.input_ids[slice(*sequence.target)])
+    assert trace.answer in target and len(target.strip("{} ")) <= len(trace.answer) + 1
+
+
 HOSTILE = [
     r"\boxed{",
     r"\boxed",
@@ -276,6 +402,13 @@ HOSTILE = [
     "\nAnswer:",
     "$",
     "**",
+    "-\\boxed{1}^2 ",
+    "(a) 5 ",
+    "['",
+    "$5 and ",
+    "Thus $x$ is ",
+    "\n",
+    "9",
 ]
 
 

@@ -30,6 +30,16 @@ WRITTEN = [
     ("◁think▷", "◁/think▷"),
     ("Here is my thought process:\n", "Here is my response:\n"),
     ("<|START_THINKING|>", "<|END_THINKING|><|START_RESPONSE|>"),
+    ("<scratchpad>", "</scratchpad>"),
+    ("<|thinking|>", "<|/thinking|>"),
+    ("<unused94>thought\n", "<unused95>"),
+    ("[unused16]", "[unused17]"),
+    ("Here's my thought process:\n", "Here's my response:\n"),
+    ("Here is my thought process:\n", "Here's my response:\n"),
+    ("Here's my thought process:\n", "Here is my response:\n"),
+    ("## Thinking\n\n", "\n\n## Final Response\n\n"),
+    ("<think time=5>", "</think>"),
+    ('<think duration="5 s" effort=high>\n', "\n</think>\n\n"),
 ]
 IDS = [opening.strip() for opening, _ in WRITTEN]
 HEADERS = [
@@ -45,6 +55,11 @@ HEADERS = [
     # The instruction of R1-Zero speaks of the marks
     "Use <think> reasoning </think> and <answer> answer </answer>. User: 2 + 3?\n\nHowever, fast. Assistant: ",
     "User: 1 + 1?\nAssistant: It is 2.\nUser: 2 + 3?\nAssistant: ",
+    # Phi-4 reasoning, whose instruction speaks of the marks
+    "<|im_start|>system<|im_sep|>Structure: <think> {Thought section} </think> {Solution section}.<|im_end|>"
+    "<|im_start|>user<|im_sep|>2 + 3?<|im_end|><|im_start|>assistant<|im_sep|>",
+    "User: Put your thoughts in <think>...</think> tags. 2 + 3?\n\nHowever, fast.\nAssistant: ",
+    "Reason between `<think>` and `</think>`.\n\nQuestion: 2 + 3?\n\nAssistant: ",
 ]
 
 
@@ -74,8 +89,9 @@ def test_the_answer_is_asked_for_in_the_form_of_the_trace(opening, closing):
     tokenizer = tiny_tokenizer()
     trace = build_trace({"prompt": "2 + 3?", "completion": f"{opening}{REASONING}{closing}{RESPONSE}"})
     text = tokenizer.decode(attributed_sequence(trace, tokenizer).input_ids)
-    assert text.startswith(f"2 + 3?{opening}{REASONING}{trace.closing} So, the final answer is")
-    assert closing.startswith(trace.closing)
+    reasoning = f"{opening}{REASONING}{closing.partition(trace.closing)[0]}"
+    assert text.startswith(f"2 + 3?{reasoning}{trace.closing} So, the final answer is")
+    assert closing.strip().startswith(trace.closing)
 
 
 @pytest.mark.parametrize("marks", [marks for marks in KNOWN_MARKS if not marks.pair], ids=lambda marks: marks.end)
@@ -229,3 +245,130 @@ def test_a_text_that_ends_with_the_user_is_named():
     assert build_trace({"text": chat}).answer == "5"
     again = build_trace({"text": chat + "<|im_start|>user\nI got \\boxed{7}.<|im_end|>\n"})
     assert again.problem == "the last turn is not the assistant's"
+
+
+NO_PLACE = "plain text that does not say where the response begins"
+SPOKEN_OF = "it is not sure that the opening mark of the reasoning is more than spoken of"
+SEVERAL = "there are several parts of reasoning with other text between them"
+TIMES = "the closing mark of the reasoning stands in it several times"
+NOT_THE_ASSISTANTS = "the last turn is not the assistant's"
+MARKED = f"<think>{REASONING}</think>{RESPONSE}"
+DIALOGUE = ["He said\nUser: hi\nAssistant: hello", "\n\nWait, so."]
+ANALYSIS = "<|channel|>analysis<|message|>"
+NEXT = "<|end|><|start|>assistant"
+FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
+GPT_OSS = "<|start|>user<|message|>Q<|end|><|start|>assistant"
+BOTH = ["One.", "\n\nWait, two."]
+# A plain text, its prompt, and its segments or the problem
+TEXTS = {
+    f"Put your thoughts in <think>...</think> tags.\n\n2 + 3?\n\n{REASONING}\n\n{RESPONSE}": ("", NO_PLACE),
+    f"Reason between <think> and </think>. 2 + 3?\n\n{REASONING}\n\n{RESPONSE}": ("", NO_PLACE),
+    f"Write <think> your reasoning here </think>. 2 + 3?\n\n{REASONING}</think>{RESPONSE}": ("", NO_PLACE),
+    f"Reason between <think> and </think>. 2 + 3? {MARKED}": ("Reason between <think> and </think>. 2 + 3? ", PIECES),
+    f"User: 2 + 3?\nAssistant: <think>{''.join(DIALOGUE)}</think>{RESPONSE}": (
+        "User: 2 + 3?\nAssistant: ",
+        DIALOGUE,
+    ),
+    f"### Instruction:\n2 + 3?\n\n### Response:\n{''.join(DIALOGUE)}</think>{RESPONSE}": (
+        "### Instruction:\n2 + 3?\n\n### Response:\n",
+        DIALOGUE,
+    ),
+    f"Q <think>{''.join(DIALOGUE)}</think>{RESPONSE}": ("", NO_PLACE),
+    f"2 + 3?\n<think>{''.join(DIALOGUE)}</think>{RESPONSE}": ("2 + 3?\n", DIALOGUE),
+    f"<|new_user|>Q<|new_bot|>{REASONING}</think>{RESPONSE}": ("", NO_PLACE),
+    f"<|new_user|>Q<|new_bot|>{MARKED}<|new_end|>": ("<|new_user|>Q<|new_bot|>", PIECES),
+    f"<|new_user|>Q<|new_bot|>{MARKED}<|new_user|>And?<|new_bot|>It is 7.": (
+        "<|new_user|>Q<|new_bot|>",
+        NOT_THE_ASSISTANTS,
+    ),
+    f"<|new_user|>Q<|new_bot|>{MARKED}<|new_user|>And?<|new_bot|>{MARKED}": (
+        f"<|new_user|>Q<|new_bot|>{MARKED}<|new_user|>And?<|new_bot|>",
+        PIECES,
+    ),
+    f"User: 2 + 3?\nAssistant: {MARKED}\nUser: thanks": ("User: 2 + 3?\nAssistant: ", NOT_THE_ASSISTANTS),
+    f"User: 1 + 1?\nAssistant: It is 2.\nUser: 2 + 3?\n{MARKED}": (
+        "User: 1 + 1?\nAssistant: It is 2.\nUser: 2 + 3?\n",
+        PIECES,
+    ),
+    "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n<think>It writes <|im_start|>assistant.\n\nWait, so."
+    f"</think>{RESPONSE}<|im_end|>": (
+        "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n",
+        ["It writes <|im_start|>assistant.", "\n\nWait, so."],
+    ),
+    f"{GPT_OSS}{ANALYSIS}One.{NEXT}{ANALYSIS}Two.{FINAL}{RESPONSE}<|return|>": (
+        GPT_OSS,
+        ["One.", f"{NEXT}{ANALYSIS}Two."],
+    ),
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_is_split_where_it_is_sure(text):
+    prompt, expected = TEXTS[text]
+    trace = build_trace({"text": text})
+    assert trace.prompt == prompt
+    assert (trace.problem, trace.segment_texts) == ((expected, []) if isinstance(expected, str) else (None, expected))
+
+
+# A completion, and its segments or the problem
+COMPLETIONS = {
+    # Marks that are only spoken of
+    f"The tags <think> and </think> are used.\n\nWait, see.\n\n{RESPONSE}": [
+        "The tags <think> and </think> are used.",
+        "\n\nWait, see.",
+    ],
+    "<think>The </think> tag ends it.\n\nWait, ok.</think>It is \\boxed{5}.": [
+        "The </think> tag ends it.",
+        "\n\nWait, ok.",
+    ],
+    "<think>One writes “</think>” then.\n\nWait, ok.</think>It is \\boxed{5}.": [
+        "One writes “</think>” then.",
+        "\n\nWait, ok.",
+    ],
+    "<think>It ends (</think>) then.\n\nWait, ok.</think>It is \\boxed{5}.": [
+        "It ends (</think>) then.",
+        "\n\nWait, ok.",
+    ],
+    "The tag <think> opens it.\n\nWait, ok.</think>It is \\boxed{5}.": [
+        "The tag <think> opens it.",
+        "\n\nWait, ok.",
+    ],
+    f"<think>{REASONING}</think>Write `<think>so</think>`: {RESPONSE}": PIECES,
+    # Of several, the one that has a line for itself
+    "<think>It is </think> here.\n\nWait, ok.\n</think>\n\nIt is \\boxed{5}.": [
+        "It is </think> here.",
+        "\n\nWait, ok.\n",
+    ],
+    "<think>It is </think> here.\n\nWait, ok.</think>It is \\boxed{5}.": TIMES,
+    f"<think>{REASONING}\n</think>\n\n{RESPONSE}\n</think>\n\n{RESPONSE}": TIMES,
+    "<think>It ends at `</think>`, so \\boxed{5}": "the closing mark of the reasoning is only spoken of",
+    f"Hm so <think>{REASONING}</think>{RESPONSE}": SPOKEN_OF,
+    # Several messages
+    f"<think>One.</think>\n\n<think>Two.</think>{RESPONSE}": ["One.", "</think>\n\n<think>Two."],
+    f"<think></think><think> </think>{RESPONSE}": "no reasoning",
+    f"<think></think><think>One.</think>{RESPONSE}": ["</think><think>One."],
+    f"<think>One.</think>I look.<think>Two.</think>{RESPONSE}": SEVERAL,
+    f"{ANALYSIS}One.\n\nWait, two.{NEXT}{ANALYSIS}Three.{FINAL}{RESPONSE}": [*BOTH, f"{NEXT}{ANALYSIS}Three."],
+    f"{ANALYSIS}One.{NEXT}<|channel|>commentary<|message|>I look.{NEXT}{ANALYSIS}Two.{FINAL}{RESPONSE}": SEVERAL,
+    f"analysisOne.\n\nWait, two.assistantanalysisThree.assistantfinal{RESPONSE}": [*BOTH, "assistantanalysisThree."],
+    f"analysisOne.assistantcommentaryI look.assistantanalysisTwo.assistantfinal{RESPONSE}": SEVERAL,
+}
+
+
+@pytest.mark.parametrize("completion", COMPLETIONS)
+def test_marks_that_are_only_spoken_of_are_none(completion):
+    trace = build_trace({"prompt": "2 + 3?", "completion": completion})
+    expected = COMPLETIONS[completion]
+    assert (trace.problem, trace.segment_texts) == ((expected, []) if isinstance(expected, str) else (None, expected))
+    assert trace.answer == "5"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["<think>\n{}\n</think>", "{}</think>", "<think>{}", "<thinking>{}</thinking>", "<think time=5>{}</think>", "{}"],
+)
+def test_marks_in_a_field_of_the_reasoning_are_no_part_of_it(content):
+    message = {"role": "assistant", "content": RESPONSE, "reasoning_content": content.format(REASONING)}
+    trace = build_trace({"messages": [{"role": "user", "content": "2 + 3?"}, message]})
+    assert [text.strip() for text in trace.segment_texts] == [text.strip() for text in PIECES]
+    assert (trace.problem, trace.note, trace.completion.count("think")) == (None, None, 2)

@@ -1,11 +1,13 @@
 """Rows as others' datasets have them: what SFTTrainer trains is trained, and an error says which row it is about."""
 
+import dataclasses
+
 import pytest
 from datasets import Dataset
 from helpers import make_rows, tiny_model, tiny_tokenizer
 from trl import SFTConfig, SFTTrainer
 
-from trl_segment import SegmentSelectiveSFTConfig, SegmentSelectiveSFTTrainer
+from trl_segment import AttributionStore, SegmentSelectiveSFTConfig, SegmentSelectiveSFTTrainer
 from trl_segment.traces import build_trace
 
 
@@ -66,6 +68,115 @@ def test_what_sfttrainer_trains_is_trained(case, tmp_path, capfd):
     if problem is not None:
         line = next(line for line in printed.splitlines() if " x " in line)
         assert problem in line and line.endswith(": row 1")
+
+
+# The reasoning of a row stands where the template does not look
+DROPPED = {"role": "assistant", "content": "The sum is 5.", "reasoning_content": REASONING}
+UNHEARD = {"messages": [USER, DROPPED], "answer": "5"}
+REWRITES = "the chat template drops or rewrites its reasoning, which is not trained"
+
+
+def prepare(folder, rows, tokenizer, cls=SegmentSelectiveSFTTrainer, eval_dataset=None, **options):
+    config = SegmentSelectiveSFTConfig if cls is SegmentSelectiveSFTTrainer else SFTConfig
+    if cls is SegmentSelectiveSFTTrainer:
+        options = {"attribution_rule": "midpoint", "attribution_evaluations": 2, **options}
+    plain = {"report_to": "none", "use_cpu": True, "bf16": False, "max_steps": 2, "save_strategy": "no"}
+    config = config(str(folder), disable_tqdm=True, **{**plain, **options})
+    rows = Dataset.from_list(rows) if isinstance(rows, list) else rows
+    model = tiny_model(tokenizer)
+    return cls(model, config, None, rows, eval_dataset=eval_dataset, processing_class=tokenizer)
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_row_whose_reasoning_the_template_drops_is_trained_in_full(place, packing, tmp_path, capfd):
+    rows = [MESSAGES, {**MESSAGES, "answer": "2"}, {**MESSAGES, "answer": "3"}]
+    rows.insert(place, UNHEARD)
+    tokenizer = tiny_tokenizer()
+    theirs = prepare(tmp_path / "theirs", rows, tokenizer, SFTTrainer, packing=packing)
+    ours = prepare(tmp_path / "ours", rows, tokenizer, packing=packing)
+    assert [list(row["input_ids"]) for row in ours.train_dataset] == [
+        list(row["input_ids"]) for row in theirs.train_dataset
+    ]
+    assert ours.unplaced_rows == {place}
+    if not packing:
+        trained = [any(row["segment_units"]) for row in ours.train_dataset]
+        assert trained == [number != place for number in range(4)]
+    ours.train()
+    shown = capfd.readouterr().out
+    assert f"1 x {REWRITES}: row {place}" in shown and "trained in full           1 traces" in shown
+    # Nothing was spent on it, and a store without it is whole
+    store = AttributionStore(ours.attributions)
+    assert len(store) == 3 and ours.get_trace(place)[1].key not in store
+    again = prepare(tmp_path / "again", rows, tokenizer, packing=packing, attributions=ours.attributions)
+    again.train()
+    for one, two in zip(ours.train_dataset, again.train_dataset, strict=True):
+        batches = [trainer.data_collator([row])["labels"] for trainer, row in ((ours, one), (again, two))]
+        assert batches[0].equal(batches[1])
+
+
+def test_it_is_an_error_where_no_row_fits(tmp_path):
+    rows = [{**MESSAGES, "messages": [USER]}, UNHEARD, UNHEARD]
+    with pytest.raises(ValueError, match=r"^row 1: The reasoning .*completion_rendering='verbatim'"):
+        prepare(tmp_path, rows, tiny_tokenizer())
+
+
+def test_a_row_of_an_evaluation_set_is_left_out_of_its_selection_alone(tmp_path, caplog):
+    tokenizer = tiny_tokenizer()
+    sets = {name: Dataset.from_list(rows) for name, rows in (("a", [MESSAGES] * 2), ("b", [UNHEARD, MESSAGES]))}
+    options = {"eval_selective": True, "eval_strategy": "steps", "eval_steps": 1}
+    trainer = prepare(tmp_path, [MESSAGES, UNHEARD], tokenizer, eval_dataset=sets, **options)
+    assert trainer.unplaced_rows == {1, 4}
+    assert [any(row["eval_segment_units"]) for row in trainer.eval_dataset["b"]] == [False, True]
+    trainer.train()
+    assert caplog.text.count("1 of 2 traces are trained in full") == 2
+
+
+def test_a_streamed_row_that_does_not_fit_is_named_when_it_comes(tmp_path, caplog):
+    tokenizer = tiny_tokenizer()
+    rows = [UNHEARD, MESSAGES, {**MESSAGES, "answer": "7"}]
+    first = prepare(tmp_path / "first", rows, tokenizer)
+    first.train()
+    # The store of `trl-segment attribute` holds all of them
+    store = AttributionStore(first.attributions)
+    key, known = first.get_trace(0)[1].key, next(iter(store.values()))
+    store.add(dataclasses.replace(known, key=key, name="row 0"))
+    store.compact()
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    streamed = prepare(tmp_path / "second", stream, tokenizer, attributions=first.attributions)
+    prepared = list(streamed.train_dataset)
+    assert [any(row["segment_units"]) for row in prepared] == [False, True, True]
+    assert f"row 0 of the streamed dataset is trained in full: {REWRITES}" in caplog.text
+    streamed.train()
+    stream = Dataset.from_list([UNHEARD] * 3).to_iterable_dataset()
+    with pytest.raises(ValueError, match=r"^row 0: The reasoning .*completion_rendering='verbatim'"):
+        prepare(tmp_path / "third", stream, tokenizer, attributions=first.attributions)
+
+
+def test_tokens_of_another_text_are_trained_in_full(tmp_path):
+    tokenizer = tiny_tokenizer()
+    text = f"2 + 3? {COMPLETION}"
+    rows = [{"text": text, "input_ids": ids, "answer": "5"} for ids in ([5, 6, 7], tokenizer(text)["input_ids"])]
+    trainer = prepare(tmp_path, rows, tokenizer)
+    assert trainer.unplaced_rows == {0}
+    assert list(trainer.segment_table.problems) == ["its tokens are not those of the text beside them", None]
+    with pytest.raises(ValueError, match=r"^row 0: the dataset's own column 'input_ids' holds other tokens"):
+        prepare(tmp_path, rows[:1] * 2, tokenizer)
+
+
+@pytest.mark.parametrize("rendering", ["template", "verbatim"])
+def test_a_prompt_that_the_template_rewrites_stops_nothing(rendering, tmp_path, capfd):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ message['content'] + '<|im_end|>\n' }}{% endif %}",
+        "{{ message['content'].replace('<b>', '') + '<|im_end|>\n' }}{% endif %}",
+    )
+    bold = {**MESSAGES, "messages": [{**USER, "content": "<b>2 + 3?"}, ASSISTANT]}
+    trainer = prepare(tmp_path / "one", [bold, MESSAGES], tokenizer, completion_rendering=rendering)
+    trainer.train()
+    assert "1 x it cannot be rendered" in capfd.readouterr().out
+    with pytest.raises(ValueError, match=r"^row 0: The chat template .* the words of the prompt are lost"):
+        prepare(tmp_path / "all", [bold] * 2, tokenizer, completion_rendering=rendering)
 
 
 # TRL has no such rows
@@ -170,10 +281,18 @@ def test_one_row_that_the_template_refuses_does_not_stop_an_attribution(tmp_path
     assert summary.attributed == 3
     (reason,) = summary.skipped
     assert summary.skipped[reason] == ["bad"] and "no sums" in reason
-    # At the first trace it is the template that does not fit
+    # The first is no other
+    other = AttributionStore(tmp_path / "other", attribution_settings(model, tokenizer, config))
+    summary = attribute_traces([bad, *traces], model, tokenizer, config, other)
+    assert summary.attributed == 3 and summary.skipped[reason] == ["bad"]
+    assert {row.name: row.problem for row in other.values()} == {
+        "bad": reason, "row 0": None, "row 1": None, "row 2": None
+    }  # fmt: skip
+    # Where no trace fits, it is the template that does not
+    other = AttributionStore(tmp_path / "none", attribution_settings(model, tokenizer, config))
     with pytest.raises(ValueError, match=r"^bad: .*no sums"):
-        other = AttributionStore(tmp_path / "other", attribution_settings(model, tokenizer, config))
-        attribute_traces([bad, *traces], model, tokenizer, config, other)
+        attribute_traces([bad, ("worse", bad[1])], model, tokenizer, config, other)
+    assert len(other) == 0
 
 
 @pytest.mark.parametrize(

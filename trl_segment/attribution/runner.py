@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..models import process_state
 from ..models.compiled import compiled_layers, should_compile
 from ..models.passes import wait_for_others
 from ..printing import get_logger
 from ..progress import progress_bar, show_rate
 from ..selection import ReliabilityCount, SelectionConfig
 from ..store import AttributionStore, StoredAttribution
-from ..traces import Trace, describe_names, describe_notes
+from ..traces import AttributedSequence, Trace, describe_names, describe_notes
 from .config import AttributionConfig
 from .cost import activation_bytes
 from .scorers import SCORERS, Scorer, without_reasoning
@@ -104,6 +105,9 @@ def attribute_traces(
 
     Returns:
         [`AttributionSummary`]: What was done, and what was skipped and why. Skipped traces are logged by name.
+
+    Raises:
+        `ValueError`: If the tokenizer can render no trace at all. The error is that of the first.
     """
     traces = iter(traces)
     scorer = make_scorer(model, config, selection)
@@ -112,6 +116,7 @@ def attribute_traces(
     summary = AttributionSummary()
     seen = set()
     tokens, began, fits = 0, time.perf_counter(), False
+    waiting: list[tuple[StoredAttribution, Exception]] = []
     bar = progress_bar(itertools.chain(first, traces), "Attributing", total=total, shown=progress)
     compiled = scorer.token_attributions and should_compile(model, config.attribution_compile, total)
     with contextlib.ExitStack() as stack:
@@ -125,21 +130,37 @@ def attribute_traces(
                 summary.repeated += trace.key in seen
                 summary.reused += trace.key not in seen
             else:
-                row, hidden_tokens = _attribute(name, trace, scorer, tokenizer, config, layers, first=not fits)
-                store.add(row)
+                sequence, problem, error = _read(trace, scorer, tokenizer, config)
+                if sequence is None:
+                    row = StoredAttribution(key=trace.key, name=name, problem=problem)
+                else:
+                    row = _attribute(name, trace, scorer, sequence, layers)
+                if error is not None and not fits:
+                    # Until one trace has gone well it may be the tokenizer that does not fit, and not the traces
+                    waiting.append((row, error))
+                else:
+                    store.add(row)
                 summary.attributed += row.problem is None
-                summary.hidden += row.problem is None and hidden_tokens > 0
+                summary.hidden += row.problem is None and sequence.hidden_tokens > 0
                 summary.evaluations += row.evaluations
                 tokens += row.sequence_tokens * row.evaluations
                 show_rate(bar, tokens, summary.evaluations, summary.attributed)
             if trace.key not in seen:
                 summary.reliability.add(name, row.reliability, row.gain)
             seen.add(trace.key)
-            fits |= row.problem is None
+            if row.problem is None and not fits:
+                fits = True
+                for earlier, _ in waiting:
+                    store.add(earlier)
             if trace.note is not None:
                 summary.notes.setdefault(trace.note, []).append(name)
             if row.problem is not None:
                 summary.skipped.setdefault(row.problem, []).append(name)
+        if waiting and not fits and process_state().num_processes == 1:
+            row, error = waiting[0]
+            raise ValueError(f"{row.name}: {_describe(error)}") from error
+        for row, _ in () if fits else waiting:
+            store.add(row)
         summary.seconds = time.perf_counter() - began
     wait_for_others(model, scorer.lockstep)
     skipped = sum(map(len, summary.skipped.values()))
@@ -202,7 +223,11 @@ def learn_from(
             Keeps what is learned.
     """
     if scorer.learns_from:
-        sequences = [sequence_of(trace, tokenizer, scorer.model.config, config)[0] for trace in traces]
+        sequences = []
+        for trace in traces:
+            # What cannot be rendered is named when its turn comes
+            with contextlib.suppress(Exception):
+                sequences.append(sequence_of(trace, tokenizer, scorer.model.config, config)[0])
         scorer.learn([sequence for sequence in sequences if sequence is not None], store)
 
 
@@ -222,18 +247,20 @@ def _score(scorer, trace, sequence, layers):
     return scorer.attribute(*arguments)
 
 
-def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> tuple[StoredAttribution, int]:
-    """What is stored of a trace, and how many of its tokens were hidden."""
+def _describe(error: Exception) -> str:
+    # Templates raise whatever they like
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def _read(trace, scorer, tokenizer, config) -> tuple[AttributedSequence | None, str | None, Exception | None]:
+    """The sequence of a trace, or why there is none, and the error if that is because it cannot be rendered."""
     try:
-        sequence, problem = sequence_of(trace, tokenizer, scorer.model.config, config)
+        return *sequence_of(trace, tokenizer, scorer.model.config, config), None
     except Exception as error:
-        # Templates raise whatever they like. Before one trace has gone well it is the tokenizer that does not fit.
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        if first:
-            raise ValueError(f"{name}: {kind}{error}") from error
-        problem = f"it cannot be rendered ({kind}{error})"
-    if problem is not None:
-        return StoredAttribution(key=trace.key, name=name, problem=problem), 0
+        return None, f"it cannot be rendered ({_describe(error)})", error
+
+
+def _attribute(name, trace, scorer, sequence, layers) -> StoredAttribution:
     try:
         result = _score(scorer, trace, sequence, layers)
     except MemoryError as error:
@@ -244,11 +271,11 @@ def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> tuple[S
         ) from error
     if not result.finite:
         problem = "the attributions are not finite (NaN or infinite)"
-        return StoredAttribution(key=trace.key, name=name, problem=problem), 0
+        return StoredAttribution(key=trace.key, name=name, problem=problem)
     segments, reliability = result.segments, result.reliability
     if (segments.strength < 0).any():
-        return StoredAttribution(key=trace.key, name=name, problem="the scorer gave a negative strength"), 0
-    row = StoredAttribution(
+        return StoredAttribution(key=trace.key, name=name, problem="the scorer gave a negative strength")
+    return StoredAttribution(
         key=trace.key,
         name=name,
         num_tokens=segments.num_tokens.tolist(),
@@ -267,4 +294,3 @@ def _attribute(name, trace, scorer, tokenizer, config, layers, first) -> tuple[S
         halves_correlation=None if reliability is None else reliability.halves_correlation,
         halves_agreement=None if reliability is None else reliability.halves_agreement,
     )
-    return row, sequence.hidden_tokens

@@ -23,7 +23,8 @@ class GenerateArguments:
             Problem set: a file or a Hub name, with `question` (or `problem`) and an answer column.
         dataset (`str`, *optional*, defaults to `"traces.jsonl"`):
             File for the chosen solutions, rows with `id`, `question`, `solution`, `answer`. Every output is kept
-            beside it, in `<dataset>.outputs.jsonl`, and a killed run goes on from there.
+            beside it, in `traces.outputs.jsonl` (for other endings than `.jsonl` in `<dataset>-outputs.jsonl`), and a
+            killed run goes on from there.
         pick (`str`, *optional*, defaults to `"shortest"`):
             Which of a problem's correct solutions: the `"shortest"` in tokens (the paper's), or `"all"` that differ.
     """
@@ -120,7 +121,9 @@ def main(argv: list[str] | None = None) -> None:
 def _outputs_of(args) -> Path:
     """Where all outputs are kept; refuses to write over what an earlier run of this command has not made."""
     dataset = Path(args.dataset)
-    outputs = dataset.with_suffix(".outputs.jsonl")
+    # Of two datasets that differ in their ending alone, each has its own
+    jsonl = dataset.suffix == ".jsonl"
+    outputs = dataset.with_name(f"{dataset.stem}.outputs.jsonl" if jsonl else f"{dataset.name}-outputs.jsonl")
     for path in (dataset, outputs):
         if path.exists() and Path(args.problems).exists() and path.samefile(args.problems):
             raise UserError(f"--dataset {args.dataset} would take the place of the problem set. Choose another name.")

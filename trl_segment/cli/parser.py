@@ -2,16 +2,22 @@
 
 import argparse
 import difflib
+import itertools
+import math
 import re
 import shutil
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
 from trl.scripts.utils import TrlParser
 
 from .errors import UserError
+
+
+# An infinite bound leaves gradients as they are, and their norm is still logged
+_MAY_BE_INFINITE = {"max_grad_norm"}
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,12 @@ class CommandParser(TrlParser):
         self._option_string_actions["--help"].help = argparse.SUPPRESS
         self.given: set[str] = set()
         self.dataclass_types = [group.arguments for group in groups]
+        self._floats = {
+            name
+            for group in groups
+            for name, hint in get_type_hints(group.arguments).items()
+            if float in (hint, *get_args(hint), *itertools.chain.from_iterable(map(get_args, get_args(hint))))
+        }
         for group in groups:
             self._add_group(group)
         # Both are taken out of the line before it is parsed; here they only become known names
@@ -164,6 +176,18 @@ class CommandParser(TrlParser):
             if (action := self._option_string_actions.get(word.split("=")[0])) is not None:
                 self.given.add(action.dest)
         return list(self.parse_args_and_config(words, return_remaining_strings=True, separate_remaining_strings=True))
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As [`~argparse.ArgumentParser`], of numbers that are some: also TRL's own take NaN without a word."""
+        namespace, words = super().parse_known_args(args, namespace)
+        for name in sorted(self._floats & vars(namespace).keys()):
+            value = getattr(namespace, name)
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    if name in _MAY_BE_INFINITE and number == math.inf:
+                        continue
+                    self.error(f"--{name} {number} is no finite number. Pass one, or leave the option out")
+        return namespace, words
 
     def refuse_unknown(self, words: list[str], known: Iterable[str] = ()) -> None:
         """

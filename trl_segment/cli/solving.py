@@ -277,7 +277,7 @@ def _vllm_engine(path, args, decoding) -> Engine:
         "dtype": args.dtype,
         "end_ids": sorted(decoder.end_ids),
     }
-    return Engine(None, tokenizer, decoder, {**settings, **asdict(decoding)})
+    return _engine(None, tokenizer, decoder, settings, decoding)
 
 
 def _transformers_engine(path, args, decoding) -> Engine:
@@ -313,7 +313,16 @@ def _transformers_engine(path, args, decoding) -> Engine:
         "end_ids": sorted(ends),
         "dtype": str(model.dtype),
     }
-    return Engine(model, tokenizer, decode, {**settings, **asdict(decoding)})
+    return _engine(model, tokenizer, decode, settings, decoding)
+
+
+def _engine(model, tokenizer, decode, settings, decoding) -> Engine:
+    from ..evaluation.outputs import special_marks
+
+    # Outputs of an earlier version lack them
+    marks = special_marks(tokenizer)
+    kept = {"special_marks": marks} if marks else {}
+    return Engine(model, tokenizer, decode, {**settings, **kept, **asdict(decoding)})
 
 
 def _first_line(error: Exception) -> str:

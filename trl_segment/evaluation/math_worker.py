@@ -35,7 +35,8 @@ def compare(gold: str, given: str) -> dict:
         found = parse(f"\\boxed{{{given}}}", raise_on_error=True)
         if not found:
             return {"verdict": "unreadable"}
-        correct = verify(right, found, raise_on_error=True)
+        # `|x| < 1` is a set that may be given for `(-1,1)`
+        correct = verify(right, found, allow_set_relation_comp=True, raise_on_error=True)
         return {"verdict": "correct" if correct else "wrong"}
     except TimeoutException:
         return {"verdict": "timeout"}

@@ -21,7 +21,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..printing import get_logger
 from ..store.files import write_atomically
 from ..store.journal import lock
-from ..traces import Trace, TraceConfig, build_trace, row_name
+from ..store.regular import check_regular
+from ..traces import KNOWN_MARKS, Trace, TraceConfig, build_trace, row_name
 from ..traces.alignment import render_prompt
 from .generation import DecodingConfig, Output, Request, end_token_ids, generate_outputs
 from .grading import Grader
@@ -128,6 +129,9 @@ class OutputFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         settings = json.loads(json.dumps(settings))
         settings_file = self.path.with_suffix(".settings.json")
+        for file in (self.path, settings_file):
+            if file.exists():
+                check_regular(file)
         if self.path.exists() and self.path.stat().st_size:
             self._check_settings(settings_file, settings)
         elif settings_file.exists() and not _has_keys(settings_file, settings):
@@ -297,7 +301,7 @@ def solve_problems(
             "id": output.id,
             "sample": output.sample,
             "question": problem.question,
-            "solution": tokenizer.decode(output.token_ids, skip_special_tokens=True),
+            "solution": decode_output(tokenizer, output.token_ids),
             "answer": problem.answer,
             "tokens": output.tokens,
             "cut_off": output.cut_off,
@@ -316,6 +320,47 @@ def solve_problems(
         ]
         for p in problems
     ]
+
+
+def special_marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """
+    The tokens that marks of reasoning are made of and that a tokenizer holds for special ones, which decoding skips.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The model's tokenizer.
+
+    Returns:
+        `list[str]`: Their texts, sorted; those that pad, begin or end a text are not among them.
+    """
+    ends = {tokenizer.pad_token, tokenizer.eos_token, tokenizer.bos_token}
+    special = [token for token in set(tokenizer.all_special_tokens) - ends if token.strip()]
+    marks = [text for marks in KNOWN_MARKS for text in (marks.start, marks.end, marks.closing) if text]
+    return sorted(token for token in special if any(token in mark for mark in marks))
+
+
+def decode_output(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """
+    The text of an output without special tokens, but with the marks of its reasoning.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The model's tokenizer.
+        token_ids (`Sequence[int]`):
+            What the model wrote.
+
+    Returns:
+        `str`: The text.
+    """
+    plain = tokenizer.decode(token_ids, skip_special_tokens=True)
+    kept = set(tokenizer.convert_tokens_to_ids(special_marks(tokenizer)))
+    if kept.isdisjoint(token_ids):
+        return plain
+    skipped = set(tokenizer.all_special_ids) - kept
+    text = tokenizer.decode([token for token in token_ids if token not in skipped], skip_special_tokens=False)
+    # Parts of marks, as the beginning of a chat's turn is one of s1K's, are no marks alone
+    marks = [str(mark) for known in KNOWN_MARKS for mark in (known.start, None if known.pair else known.end) if mark]
+    return text if any(text.count(mark) > plain.count(mark) for mark in marks) else plain
 
 
 def evaluate_outputs(records: Sequence[Sequence[dict]], grader: Grader) -> tuple[Graded, list[dict]]:

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from .journal import JournalReader
+from .regular import IrregularFileError, check_regular
 from .rows import SCHEMA, find_impossible
 
 
@@ -31,7 +32,7 @@ class Part:
     live = False
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path = _checked(path)
         with pa.memory_map(str(path)) as file:
             content = file.read_buffer()
         if hashlib.sha256(content).hexdigest()[:32] != _numbers_of(path)[1]:
@@ -69,7 +70,7 @@ class JournalRows:
     """Rows in a journal whose writer has ended, or that is still growing."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path = _checked(path)
         self._reader = JournalReader(path)
         if self._reader.header is None or not isinstance(self._reader.header.get("settings"), str):
             raise Damaged("does not begin like a journal")
@@ -110,6 +111,13 @@ class JournalRows:
         if self._reader.torn and not self.live:
             return "ends within a record: the run that wrote it was cut off"
         return None
+
+
+def _checked(path: Path) -> Path:
+    try:
+        return check_regular(path)
+    except IrregularFileError as error:
+        raise Damaged(f"is {error.kind} and no file") from error
 
 
 # Records of a journal that are held in memory at once

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
@@ -11,6 +10,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, R
 
 from ..printing import get_logger
 from .files import ARRAY_NAME, PART_NAME
+from .regular import check_regular
 from .store import AttributionStore
 
 
@@ -94,7 +94,7 @@ def push_store(store_path: str | os.PathLike, repo_id: str, **hub_kwargs: Any) -
     cards = [CommitOperationAdd("README.md", card.encode())]
     if "README.md" in there:
         path = api.hf_hub_download(repo_id, "README.md", repo_type="dataset", revision=revision)
-        if _TITLE not in Path(path).read_text(encoding="utf-8", errors="replace"):
+        if _TITLE not in check_regular(path).read_text(encoding="utf-8", errors="replace"):
             logger.warning(f"The README.md of {repo_id!r} is not one that was pushed with a store. It stays as it is.")
             cards = []
     commit = api.create_commit(

@@ -4,12 +4,14 @@ import contextlib
 import os
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 from .journal import lock
+from .regular import IrregularFileError
 
 
 @contextlib.contextmanager
@@ -73,9 +75,13 @@ def _open_lock(path: Path) -> TextIO:
     if descriptor is None and not (path.is_symlink() or path.parent.is_symlink()):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)  # for the system's own message
     if descriptor is not None:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise IrregularFileError(path, "a pipe or a device")
         file = open(descriptor, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115
         file.seek(0)
-        if file.read(len(_HOLDER)) in ("", _HOLDER) and os.fstat(descriptor).st_nlink <= 1:
+        if file.read(len(_HOLDER)) in ("", _HOLDER) and status.st_nlink <= 1:
             return file
         file.close()
     raise RuntimeError(

@@ -38,6 +38,7 @@ from .files import (
 from .index import KeyIndex
 from .journal import Journal
 from .locks import locked
+from .regular import check_regular
 from .rows import SCHEMA, StoredAttribution
 from .settings import StoreSettings
 
@@ -374,7 +375,7 @@ def read_settings(path: str | os.PathLike) -> StoreSettings:
     Raises:
         `ValueError`: If they cannot be read.
     """
-    file = Path(path) / "settings.json"
+    file = check_regular(Path(path) / "settings.json")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -389,6 +390,7 @@ def read_settings(path: str | os.PathLike) -> StoreSettings:
 
 
 def _read_array(file: Path) -> np.ndarray:
+    check_regular(file)
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
         values = np.array(stored["values"], dtype=np.float64)

@@ -3,6 +3,7 @@
 from .alignment import (
     ANSWER_TEMPLATE,
     AttributedSequence,
+    UnplacedError,
     attributed_sequence,
     encode_with_spans,
     join_completion,
@@ -51,6 +52,7 @@ __all__ = [
     "Segmenter",
     "Trace",
     "TraceConfig",
+    "UnplacedError",
     "answer_of_completion",
     "answer_of_field",
     "attributed_sequence",

@@ -32,6 +32,22 @@ MOST_ANSWER_TOKENS = 64
 _OPENING = re.compile(r"\s*(?:\w+|\S)?")
 
 
+class UnplacedError(ValueError):
+    """
+    The segments of a trace cannot be placed in its training text, so that it can only be trained in full.
+
+    Args:
+        message (`str`):
+            What is wrong with the trace at hand, and what to do if it is so with all of them.
+        reason (`str`):
+            The same in a few words that fit every such trace.
+    """
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class AttributedSequence:
     """
@@ -171,7 +187,7 @@ def locate_segments(text: str, trace: Trace, template_name: str = "") -> list[Sp
         spans shrink with it.
 
     Raises:
-        `ValueError`: If the reasoning is not in the text, as with templates that drop it from earlier turns.
+        [`UnplacedError`]: If the reasoning is not in the text, as with templates that drop it from earlier turns.
     """
     start, end = trace.reasoning
     position = _last_place(text, trace.completion)
@@ -197,12 +213,13 @@ def locate_segments(text: str, trace: Trace, template_name: str = "") -> list[Sp
         start, end = start + reasoning.index(kept), start + reasoning.index(kept) + len(kept)
         place = _last_place(text[low:high], kept)
     if place < 0:
-        raise ValueError(
+        raise UnplacedError(
             f"The reasoning ({trace.reasoning[1] - trace.reasoning[0]:,} characters, starting "
             f"{reasoning.strip()[:40]!r}) is not in the text that the chat template of {template_name!r} renders: the "
             "template drops or rewrites the reasoning of assistant messages, so training would never see it. Set "
             "`completion_rendering='verbatim'` (the prompt is rendered with its generation prompt and the completion "
-            "appended as it is), or pass a template that keeps the reasoning with `chat_template_path`."
+            "appended as it is), or pass a template that keeps the reasoning with `chat_template_path`.",
+            "the chat template drops or rewrites its reasoning, which is not trained",
         )
     shift = low + place - start
     return [(min(max(a, start), end) + shift, min(max(b, start), end) + shift) for a, b in trace.segments]
@@ -214,7 +231,7 @@ def _last_place(text: str, part: str) -> int:
     return place if place < 0 else len(text) - place - len(part)
 
 
-def render_prompt(trace: Trace, tokenizer: "PreTrainedTokenizerBase") -> str:
+def render_prompt(trace: Trace, tokenizer: "PreTrainedTokenizerBase", whole: bool = True) -> str:
     """
     Text of the prompt, up to where the model starts to write.
 
@@ -223,12 +240,14 @@ def render_prompt(trace: Trace, tokenizer: "PreTrainedTokenizerBase") -> str:
             Its `prompt` is returned as it is if it is text, else rendered with the generation prompt.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its chat template is used.
+        whole (`bool`, *optional*, defaults to `True`):
+            Whether a template that loses the words of the prompt is an error.
 
     Returns:
         `str`: The text.
 
     Raises:
-        `ValueError`: If there are messages to render but no chat template.
+        `ValueError`: If there are messages to render but no chat template, or one that loses them.
     """
     if isinstance(trace.prompt, str):
         return trace.prompt
@@ -240,14 +259,14 @@ def render_prompt(trace: Trace, tokenizer: "PreTrainedTokenizerBase") -> str:
         )
     from jinja2 import UndefinedError  # only where there is a template to render
 
-    question = trace.prompt[-1].get("content") if trace.prompt else None
+    question = trace.prompt[-1].get("content") if trace.prompt and whole else None
     try:
         rendered = tokenizer.apply_chat_template(
             trace.prompt, tokenize=False, add_generation_prompt=True, **trace.template_kwargs
         )
         text = cast(str, rendered)
         # Not of other roles: templates may cut the reasoning out of an earlier turn, or write a tool's result as JSON
-        lost = isinstance(question, str) and trace.prompt[-1]["role"] == "user" and question.strip() not in text
+        lost = isinstance(question, str) and trace.prompt[-1].get("role") == "user" and question.strip() not in text
     except UndefinedError:
         if not isinstance(question, str):
             raise
@@ -258,7 +277,7 @@ def render_prompt(trace: Trace, tokenizer: "PreTrainedTokenizerBase") -> str:
             "words of the prompt are lost. It was made for images and wants a list of parts. Write the content as "
             "[{'type': 'text', 'text': ...}], or pass another template with `chat_template_path`."
         )
-    if opening_mark(trace.completion) == "<think>":
+    if (opening_mark(trace.completion) or "").startswith("<think"):
         # Templates that think only on request close an empty reasoning here; the completion brings its own
         text = re.sub(r"<think>\s*</think>\s*$", "", text)
     return text

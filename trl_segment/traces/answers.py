@@ -4,7 +4,9 @@ One reader of answers: of what a model wrote, and of a dataset's answer column.
 Attribution, training and grading all ask here. Every scanner is linear in the text, which may be hostile.
 """
 
+import ast
 import itertools
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -37,6 +39,14 @@ _BETWEEN_BOXES = re.compile(
     rf"(?:\\?[A-Za-z]\w{{0,9}}\s*=\s*)?{_SPACE}"
 )
 _LONGEST_BETWEEN = 60
+# What belongs to a box outside of it: a sign and a factor in front, a power or a base behind
+_IN_FRONT = re.compile(r"(?:([-−]|\\[pm][mp])(\s?))?(\d{1,20}(?:\.\d{1,20})?|\\[dt]?frac\{\d{1,9}\}\{\d{1,9}\})?$")
+_FORMULA_BEGINS = re.compile(r"(?:^|[$=(\[&,:]|\\(?:approx|[lg]eq?|[;,]))\s*$")
+_WORD_BEFORE = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{2,}\s$")
+_POWER_BEHIND = re.compile(r"\s?\^\s?(?!\{?\s?\\circ)(\{[^{}]{1,30}\}|[\dA-Za-z]|\\[A-Za-z]{1,10})")
+_BASE_BEHIND = re.compile(r"\s?_\s?(\{[^{}]{1,20}\}|\d{1,2}(?!\d))")
+_ONE_SYMBOL = re.compile(r"[\w.,]+|\\[A-Za-z]+")
+_MOST_AROUND = 60
 
 # Words tell a heading or a sentence from a value; names of LaTeX are none
 _WORD = re.compile(r"(?<![A-Za-z\\])[A-Za-z]{3,}")
@@ -47,10 +57,12 @@ _TAGGED = re.compile(r"<answer>([^<]{0,400})</answer>", re.IGNORECASE)
 # "The answer is 5", and "Answer: 5" at the start of a sentence; in "we check our answer: 5 + 2" it announces nothing
 _ANNOUNCED = re.compile(
     r"\b(?:answers?|ans)\b[^.!?:\n]{0,60}?\s(?:is|are|equals|(?:must|would|should|will) be|comes (?:out )?to)\b"
+    r"|\b(?:correct|right|final|best)\s(?:option|choice)\b[^.!?:\n]{0,20}?\s(?:is|are)\b"
     r"|(?:^|[.!?>*#]\s{0,3}|\b(?:final|the|correct)\s)(?:answers?|ans)\b[*_]{0,3}\s?[:=：]"
     r"|答案(?:是|为|[:：])",
     re.IGNORECASE | re.MULTILINE,
 )
+_OPTION_IS_RIGHT = re.compile(r"\b(?:option|choice)\s(\(?[A-J]\)?)\sis\s(?:the\s)?(?:correct|right)\b", re.IGNORECASE)
 _ANSWER_HEADING = re.compile(r"[#*_\s]*(?:final |the )?answer[*_:：\s]*", re.IGNORECASE)
 _FILLERS = re.compile(
     r"(?:[\s*_:：`}]|(?:simply|just|therefore|thus|then|indeed|equal to|about|approximately|roughly|exactly|precisely"
@@ -58,8 +70,12 @@ _FILLERS = re.compile(
     re.IGNORECASE,
 )
 _STATED_END = re.compile(
-    r"[.!](?=[\s*_$<]|$)|[;。\n]|\*\*|</|<\||,?\s(?:because|since|which|where|so|but|not|as)\b", re.IGNORECASE
+    r"[.!](?=[\s*_$<]|$)|[;。\n]|\*\*|</|<\||,?\s(?:because|since|which|where|so|but|(?:and )?not|as|respectively)\b",
+    re.IGNORECASE,
 )
+# The last side of `20 - 5 = 15` is the value
+_SUM = re.compile(r"(?:[\d\s$+\-−*/×÷·().,%]|\\(?:times|cdot|div|[$%]))+")
+_MORE_BEHIND = re.compile(r"[^.\n]{0,60}?\b(?:and|or)\s+(?:\$|\\\(|\d)")
 _NO_VALUE = re.compile(
     r"(?:in)?(?:wrong|right|correct|clear|obvious|unknown|not|given|found|obtained|as|that|this|within|the same|in)\b",
     re.IGNORECASE,
@@ -71,8 +87,45 @@ _BETWEEN_MATH = re.compile(r"\s*(?:,|;|and|or|, and|, or)\s*")
 _BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 _LONGEST_STATED, _MOST_STATED_WORDS = 160, 10
 
+# Headings behind an answer, of the level that GSM8K states answers in
+_HEADING_WORD = re.compile(
+    r"(?:key |final |side )?(?:notes?|explanations?|remarks?|verification|checks?|references?|summary|conclusion"
+    r"|solution|answer|steps?|reasoning|discussion|comments?)\b[:.]?",
+    re.IGNORECASE,
+)
+# Only in a column
+_END_TOKENS = re.compile(r"(?:\s*(?:<\|[^|<>\s]{1,40}\|>|</s>|<eos>|<end_of_turn>|<｜[^｜<>]{1,40}｜>))+\s*$")
+_LABEL_OF_ANSWER = re.compile(
+    r"(?:(?:q|question)\s?:.{0,2000}?\s)?(?:a|ans\.?|answer|solution|result|output)\s?(?:[:：]|(?<=ans\.))\s*"
+    r"(\S.{0,160})",
+    re.IGNORECASE | re.DOTALL,
+)
+_CONCLUSION = re.compile(
+    r"(?:(?:and )?(?:thus|hence|therefore|so|then|finally)\b|we (?:get|have|find|obtain|conclude)\b)[^$]{0,200}"
+    r"(?:\$[^$]{1,100}\$[^$]{1,100}\b(?:is|are|equals|be)\s)?\$([^$]{1,200})\$\s?\.?",
+    re.IGNORECASE,
+)
+_LITERAL = re.compile(r"\{\s*[\"'].*\}|\[\s*[\"'].*\]|\(\s*[\"'].*\)|\[\s*[-\d.]+\s*\]|([\"'])[^\"']*\1", re.DOTALL)
+_STRINGS_SIDE_BY_SIDE = re.compile(r"[\"']\s*[\"'](?=[^,:\]})\s])")
+_LONGEST_LITERAL, _MOST_BRACKETS = 2000, 40
+_MOST_LABELED_WORDS = 4
+_PART_LABEL = re.compile(
+    r"(?:(?<![^\s;,.])[*_]{0,2}(?:part\s)?\((?P<closed>[a-h]|i{1,3}|iv|v|\d)\)"
+    r"|^[*_]{0,2}(?:part\s)?(?P<plain>[a-h]|i{1,3}|iv|v|\d)(?:\)|[.:](?=\s)))[*_]{0,2}:?\s*",
+    re.MULTILINE | re.IGNORECASE,
+)
+_PART_SEQUENCES = ("abcdefgh", ("i", "ii", "iii", "iv", "v"), "123456789")
+_LONGEST_PARTS = 400
+_NUMBER_AND_STOP = re.compile(r"[-+]?(?:\d[\d,]*)?(?:\.\d+)?(?<=\d)\.")
+_ASSIGNMENT = re.compile(r"\$?\s*\\?[A-Za-z]{1,10}\s*=\s*[^=\n]{1,60}")
+_NO_ANSWERS = {
+    "proof", "see solution", "see the solution", "not found", "notfound", "n/a", "nan", "null", "unsolved",
+    "no answer",
+}  # fmt: skip
+
 # Wrappers that are taken off an answer, one within the other
 _MOST_WRAPPERS = 8
+_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"))
 # A sentence of this many words is no usual answer, and is pointed out
 _SENTENCE_WORDS = 10
 
@@ -194,9 +247,39 @@ def final_boxes(text: str) -> list[str]:
             between = text[box.end : last.start]
             if len(between) > _LONGEST_BETWEEN or not _BETWEEN_BOXES.fullmatch(between):
                 break
-        found.append(unwrap_answer(box.content))
+        found.append(_boxed_term(text, box))
         last = box
     return list(dict.fromkeys(reversed(found)))
+
+
+def _boxed_term(text: str, box: Box) -> str:
+    r"""What a box holds, with a sign or factor in front of it and a power or base behind it: `-\boxed{5}` is -5."""
+    content = unwrap_answer(box.content)
+    before, behind = text[max(0, box.start - _MOST_AROUND) : box.start], text[box.end : box.end + _MOST_AROUND]
+    term = content
+    base = _BASE_BEHIND.match(behind)
+    if base and content.replace(",", "").isalnum():
+        term = f"{content}_{base[1]}"
+    elif power := _POWER_BEHIND.match(behind):
+        term = f"{content if _ONE_SYMBOL.fullmatch(content) else f'({content})'}^{power[1]}"
+    front = _IN_FRONT.search(before)
+    if not front or not front[0]:
+        return term
+    sign, space, factor = front.groups()
+    rest = before[: front.start()]
+    in_text = bool(_WORD_BEFORE.search(rest)) and not space
+    # A minus behind an operand subtracts, one and a space at the beginning of a line is a bullet, digits behind
+    # letters count something
+    begins = bool(_FORMULA_BEGINS.search(rest)) and not (space and not rest.strip(" ").rpartition("\n")[2])
+    if not begins and not (sign and in_text):
+        return term
+    if factor and not behind[:1].isdigit():
+        term = f"{factor} \\cdot {term}" if term[:1].isdigit() else factor + term
+    elif factor:
+        return term
+    elif sign and not _ONE_SYMBOL.fullmatch(content) and re.search(r"[+\-−]", content[1:]):
+        term = f"({term})"
+    return (sign or "") + term
 
 
 def extract_answer(text: str) -> str | None:
@@ -318,7 +401,14 @@ def _is_value(text: str) -> bool:
 
 
 def _answer_of_text(text: str) -> tuple[str, str | None, str | None]:
-    text = unwrap_answer(text)
+    text = text.strip()
+    end = _END_TOKENS.search(text, max(0, len(text) - _LONGEST_STATED))
+    text = unwrap_answer(text[: end.start()] if end else text)
+    literal = _literal(text)
+    if literal is not None:
+        return literal
+    if text.casefold() in _NO_ANSWERS:
+        return text, f"the answer is {text!r}, which stands for a missing one", None
     more = "the answer column holds more than the answer: what it states as the answer was taken"
     *_, last = [None, *_CLOSED.finditer(text)]
     if last is not None and text[last.end() :].strip():
@@ -328,12 +418,20 @@ def _answer_of_text(text: str) -> tuple[str, str | None, str | None]:
         marked = marked_answer(text) or unwrap_answer(text.rpartition("####")[2].partition("\n")[0])
         if marked and marked != text:
             return marked, None, more
+        if text.startswith(("\\boxed", "\\fbox")) and not find_boxes(text):
+            return text, "the answer has a box that is not closed, so its end may be missing", None
+    parts = labeled_parts(text)
+    if parts:
+        return ", ".join(parts), None, "the answer has several labeled parts: their values were taken, in order"
     lines = [line for line in text.splitlines() if line.strip()]
-    stated = None if _is_value(text) else _tagged(text) or _announced(text)
+    stated = None if _is_value(text) and "答案" not in text else _tagged(text) or _announced(text)
     if len(lines) > 1:
         stated = stated or _bold(text)
         if not stated and _is_value(text) and text.startswith(("\\", "{", "(", "[")):  # a matrix, written in lines
             return " ".join(text.split()), None, None
+        if not stated and all(_ASSIGNMENT.fullmatch(line.strip()) for line in lines):
+            return ", ".join(unwrap_answer(line) for line in lines), None, None
+    stated = stated or _labeled_or_concluded(text)
     if stated:
         return stated, None, more
     if len(lines) > 1:
@@ -341,7 +439,65 @@ def _answer_of_text(text: str) -> tuple[str, str | None, str | None]:
     words = sum(len(word) > 1 and word.isalpha() for word in text.split())
     if words >= _SENTENCE_WORDS:
         return text, None, "the answer is a whole sentence, and was taken as it is"
-    return text, None, None
+    # `= 5`, and the full stop behind a number
+    text = text[1:].strip() if text.startswith("=") and text[1:].strip() else text
+    return (text[:-1] if _NUMBER_AND_STOP.fullmatch(text) else text), None, None
+
+
+def _literal(text: str) -> tuple[str, str | None, str | None] | None:
+    """A list, a struct or a quoted value that was written as text: `['5']`, `{"answer": 5}`."""
+    if len(text) > _LONGEST_LITERAL or not _LITERAL.fullmatch(text) or _STRINGS_SIDE_BY_SIDE.search(text):
+        return None
+    if sum(map(text.count, "([{")) > _MOST_BRACKETS:
+        return None
+    value = None
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(text)
+            break
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    if value is None or isinstance(value, (set, bytes, complex)) or not value:
+        return None
+    answer, problem, note = answer_of_field(value)
+    if answer is None:
+        return None
+    if problem is None and note is None and not isinstance(value, str):
+        note = "the answer is the text of a list, whose value was taken"
+    return answer, problem, note
+
+
+def _labeled_or_concluded(text: str) -> str | None:
+    """Answer behind `A:` or `Result:`, or in a sentence that draws a conclusion ("Thus, $x = 5$.")."""
+    labeled = _LABEL_OF_ANSWER.fullmatch(text)
+    if labeled and "\n" not in labeled[1] and len(labeled[1].split()) <= _MOST_LABELED_WORDS:
+        return unwrap_answer(labeled[1]).rstrip(". ") or None
+    concluded = _CONCLUSION.fullmatch(text) if len(text) < _LONGEST_LITERAL else None
+    return concluded[1].strip() if concluded else None
+
+
+def labeled_parts(text: str) -> list[str]:
+    """
+    Values of an answer in labeled parts: `(a) 5 (b) 6`, or numbered lines.
+
+    Args:
+        text (`str`):
+            An answer.
+
+    Returns:
+        `list[str]`: The values in order, empty if the text is no such answer.
+    """
+    if len(text) > _LONGEST_PARTS:
+        return []
+    found = list(_PART_LABEL.finditer(text))
+    labels = [(match["closed"] or match["plain"]) for match in found]
+    if len(found) < 2 or found[0].start() > 0 or not any(labels == list(s[: len(found)]) for s in _PART_SEQUENCES):
+        return []
+    ends = [match.start() for match in found[1:]] + [len(text)]
+    parts = [text[match.end() : end].strip(" \n;,") for match, end in zip(found, ends, strict=True)]
+    parts = [unwrap_answer(part).rstrip(".") for part in parts]
+    short = all(part and "\n" not in part and len(part.split()) <= _MOST_STATED_WORDS for part in parts)
+    return parts if short else []
 
 
 def unwrap_answer(text: str) -> str:
@@ -358,7 +514,7 @@ def unwrap_answer(text: str) -> str:
     text = text.strip()
     for _ in range(_MOST_WRAPPERS):
         before = text
-        for opening, closing in (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**")):
+        for opening, closing in _WRAPPERS:
             inner = text[len(opening) : len(text) - len(closing)]
             if (
                 len(text) > len(opening) + len(closing)
@@ -382,16 +538,18 @@ def unwrap_answer(text: str) -> str:
 
 def _hashes(text: str) -> str | None:
     """What follows the last `####` that is no heading; empty if nothing does, `None` if there is none."""
-    found, last = None, ""
+    found, last, words = None, "", None
     for line in reversed(text.split("\n")):
         line = line.strip(" \t\r")
         if line.startswith("####") and not line.startswith("#####"):
             content = line[4:].strip()
-            if content and (not last or _is_value(content)):
+            if content and _is_value(content):
                 return unwrap_answer(content)
+            if content and not last and not _HEADING_WORD.fullmatch(content):
+                words = unwrap_answer(content)
             found = "" if not content else found
         last = last or line
-    return found
+    return words or found
 
 
 def _tagged(text: str) -> str | None:
@@ -405,6 +563,9 @@ def _announced(text: str) -> str | None:
         value = _stated_value(text, match.end())
         if value:
             return value
+    *_, option = [None, *_OPTION_IS_RIGHT.finditer(text)]
+    if option:
+        return option[1]
     # A heading alone in its line, and a line with the answer
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     for heading, line in reversed(list(itertools.pairwise(lines))):
@@ -418,18 +579,28 @@ def _stated_value(text: str, position: int) -> str | None:
     rest = rest[_FILLERS.match(rest).end() :]  # type: ignore[union-attr]
     values, place = [], 0
     while math_text := _MATH.match(rest, place):
-        values.append(next(group for group in math_text.groups() if group is not None).strip())
-        joined = _BETWEEN_MATH.match(rest, math_text.end())
-        if not joined:
+        if math_text[2] is not None and math_text[2][0].isdigit() and rest[math_text.end() :][:1].isdigit():
+            values = []  # the dollars of `$5 and not $6` are money
             break
-        place = joined.end()
-    if values:
-        return ", ".join(values)
+        values.append(next(group for group in math_text.groups() if group is not None).strip())
+        between = _BETWEEN_MATH.match(rest, math_text.end())
+        if not between:
+            break
+        place = between.end()
+    joined = ", ".join(_last_side(value) for value in values) or None
+    if joined and not _MORE_BEHIND.match(rest, math_text.end() if math_text else place):
+        return joined
     end = _STATED_END.search(rest)
     value = unwrap_answer(rest[: end.start()] if end else rest).lstrip("*_` ").rstrip("*_`. ")
     if not value or len(value) > _LONGEST_STATED or len(value.split()) > _MOST_STATED_WORDS or _NO_VALUE.match(value):
-        return None
-    return value
+        return joined
+    return _last_side(value)
+
+
+def _last_side(value: str) -> str:
+    """`15` of `20 - 5 = 15`; other equations as they are."""
+    left, _, right = value.rpartition("=")
+    return right.strip() if right.strip() and left and all(map(_SUM.fullmatch, left.split("="))) else value
 
 
 def _bold(text: str) -> str | None:

@@ -22,12 +22,13 @@ _NUMBER = re.compile(
     rf"\\[dtc]?frac\s?(?:\{{\s?({_SIGN}?\d+)\s?\}}\s?\{{\s?(\d+)\s?\}}|(\d)\s?(\d)(?!\d))"
     rf"|({_DIGITS})(\.\d+)?(?:\s?/\s?(\d+)(?![\d.]))?|(\.\d+)"
 )
-_ONES = [
+# Numbers in words
+ONES = [
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 ]
-_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-_NUMBER_WORD = re.compile(rf"\b(?:({'|'.join(_TENS)})(?:[- ]({'|'.join(_ONES[1:10])}))?|({'|'.join(_ONES)}))\b", re.I)
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_NUMBER_WORD = re.compile(rf"\b(?:({'|'.join(TENS)})(?:[- ]({'|'.join(ONES[1:10])}))?|({'|'.join(ONES)}))\b", re.I)
 # Digits that are part of something else: an index, an exponent, a variable with a coefficient, a decimal place
 _GLUED_BEFORE = re.compile(r"(?<![A-Za-z])[A-Za-z]\Z|[_^]\Z|[_^]\s?\{\s?\Z|\d\.\Z")
 _GLUED_AFTER = re.compile(r"[A-Za-z](?![A-Za-z])|[_^]|\s?\\(?:sqrt|pi)(?![A-Za-z])")
@@ -142,9 +143,9 @@ def _numbers(text: str, number: Fraction) -> list[Span]:
     if number.denominator == 1 and 0 < number < 100:
         for match in _NUMBER_WORD.finditer(text):
             tens, ones, small = match.groups()
-            value = _ONES.index(small.lower()) if small else 10 * (_TENS.index(tens.lower()) + 2)
+            value = ONES.index(small.lower()) if small else 10 * (TENS.index(tens.lower()) + 2)
             # "One" mostly counts nothing
-            if value + (_ONES.index(ones.lower()) if ones else 0) == number and number > 1:
+            if value + (ONES.index(ones.lower()) if ones else 0) == number and number > 1:
                 found.append(match.span())
     return found
 

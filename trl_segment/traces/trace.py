@@ -8,7 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .answers import answer_of_field
-from .marks import DEFAULT_CLOSING, Marks, Reasoning, answer_of_completion, asks_again, find_reasoning, split_text
+from .marks import (
+    DEFAULT_CLOSING,
+    Marks,
+    Reasoning,
+    Span,
+    answer_of_completion,
+    asks_again,
+    find_reasoning,
+    split_text,
+    strip_marks,
+)
 from .segmentation import Segmenter, SlowPatternError, check_segmenter, segment_text
 
 
@@ -23,7 +33,6 @@ _TRAJECTORIES = (
     ("deepseek_thinking_trajectory", "deepseek_attempt"),
     ("thinking_trajectories", "attempt"),
 )
-Span = tuple[int, int]
 
 
 @dataclass
@@ -214,16 +223,15 @@ def build_trace(
     note = None
     if found.closing is None:
         note = f"no marks of reasoning such as <think>, so {_taken(end, completion)} was taken for it"
-    text = completion[start:end]
     segments: tuple[Span, ...] = ()
-    if problem is None and not text.strip():
+    if problem is None and not any(completion[a:b].strip() for a, b in found.parts or ((start, end),)):
         problem = "no reasoning"
+    problem = problem or found.problem
     if problem is None:
         try:
-            spans = segment_text(text, segmenter or config.segmenter, None if segmenter else config.segment_pattern)
+            segments = _segments(completion, found, segmenter, config)
         except SlowPatternError as error:
-            spans, problem = [], str(error)
-        segments = tuple((start + a, start + b) for a, b in spans)
+            problem = str(error)
 
     if answer is None and answer_func is None:
         answer = answer_of_completion(completion, found)
@@ -238,6 +246,18 @@ def build_trace(
     note = None if problem else "; ".join(filter(None, (note, reduced))) or None
     closing = found.closing or DEFAULT_CLOSING
     return Trace(prompt, completion, (start, end), segments, answer, template_kwargs(row), problem, closing, note)
+
+
+def _segments(completion: str, found: Reasoning, segmenter: Segmenter | None, config: TraceConfig) -> tuple[Span, ...]:
+    """The segments of a reasoning. Marks between its messages go with the segment behind them."""
+    segments: list[Span] = []
+    for start, end in found.parts or ((found.start, found.end),):
+        pattern = None if segmenter else config.segment_pattern
+        text = completion[start:end]
+        spans = segment_text(text, segmenter or config.segmenter, pattern) if text.strip() else []
+        for _, stop in spans:
+            segments.append((segments[-1][1] if segments else found.start, start + stop))
+    return (*segments[:-1], (segments[-1][0], found.end))
 
 
 def _taken(end: int, completion: str) -> str:
@@ -390,7 +410,7 @@ def _read_row(
         split = split_text(text, config.marks)
         if split is None:
             return "", text, None, "plain text that does not say where the response begins"
-        problem = "the last turn is not the assistant's" if asks_again(text, split) else None
+        problem = "the last turn is not the assistant's" if asks_again(text, split, config.marks) else None
         return text[:split], text[split:], None, problem
     question = row.get("question") or row.get("problem")
     for thinking, attempt in _TRAJECTORIES:
@@ -475,5 +495,5 @@ def _read_completion(messages: list[dict[str, Any]]) -> tuple[str, Span | None, 
 
 def _with_reasoning(reasoning: str, response: str) -> tuple[str, Span]:
     """A completion of a reasoning that stood in a field of its own, and its span."""
-    opening = "<think>\n"
+    opening, reasoning = "<think>\n", strip_marks(reasoning)
     return f"{opening}{reasoning}\n</think>\n\n{response}", (len(opening), len(opening) + len(reasoning))

@@ -133,9 +133,13 @@ class SegmentAttributionCallback(TrainerCallback):
         return stores[0] if len(stores) == 1 else ChainMap(*stores)
 
     def _rows_missing(self, store) -> list[int]:
-        tables = [self.trainer.segment_table, self.trainer.eval_segment_table]
-        keys = [key for table in tables if table is not None for key in table.keys]
-        return [row for row, key in enumerate(keys) if key not in store]
+        tables = (self.trainer.segment_table, self.trainer.eval_segment_table)
+        rows, first = [], 0
+        for table in tables:
+            if table is not None:
+                rows += [first + row for row in table.missing(store)]
+                first += len(table.keys)
+        return rows
 
     def _remove_epochs(self, args):
         """Scores of an earlier run's later epochs: this run's model will have become another."""
@@ -200,7 +204,8 @@ class SegmentAttributionCallback(TrainerCallback):
         )
         self._on_main_process(lambda: open_or_renew(path, settings))
         store = AttributionStore(path, settings)
-        rows = range(trainer.num_traces) if rows is None else rows
+        if rows is None:
+            rows = [row for row in range(trainer.num_traces) if row not in trainer.unplaced_rows]
         mine = share_of_rows(rows, lambda row: trainer.get_trace(row)[1], store)
         adapter_off = contextlib.nullcontext() if adapter or not is_peft_model(model) else model.disable_adapter()
         # Another training run with the same output folder would do the same work twice

@@ -19,19 +19,21 @@ from ..models import check_tokenizer
 from ..printing import get_logger
 from ..selection import SelectionConfig
 from ..store import open_store
-from ..traces import Trace, render_prompt, row_name
+from ..traces import Trace, UnplacedError, naming_errors, render_prompt, row_name
 from . import rows as row_steps
 from ._trl_compat import PREPARED_COLUMNS, main_process_first
 from .rows import (
     DESCRIBED,
     EVAL_UNITS_COLUMN,
     UNITS_COLUMN,
+    UNPLACED_COLUMN,
     StreamedOffsets,
     TraceReader,
     add_units,
     carry_trace,
     cut_units,
     describe_trace,
+    place_units,
     prune,
     question_to_messages,
     render_verbatim,
@@ -102,6 +104,9 @@ class Preparation:
             Segments of evaluation sets, with `eval_selective`.
         trace_sets (`list[tuple[Dataset, Dataset]]`):
             Rows of both as they were, and where their segments lie.
+        unplaced (`set[int]`):
+            Rows that are trained in full because their segments have no place among their tokens, numbered as in
+            [`~Preparation.get_trace`].
     """
 
     def __init__(self, args: "SegmentSelectiveSFTConfig", reader: TraceReader):
@@ -109,6 +114,7 @@ class Preparation:
         self.table: SegmentTable | None = None
         self.eval_table: SegmentTable | None = None
         self.trace_sets: list[tuple[Dataset, Dataset]] = []
+        self.unplaced: set[int] = set()
         # With every segment kept there is nothing to number
         self.selective = args.selection != "all"
         self.numbers_evaluation = self.selective and args.eval_selective
@@ -176,7 +182,7 @@ class Preparation:
             evaluation sets with `eval_selective`, the column of units.
 
         Raises:
-            `ValueError`: If the segments of the training set cannot be found among its tokens.
+            `ValueError`: If the segments of no row can be found among its tokens.
         """
         if isinstance(tokenizer, ProcessorMixin):
             if self.selective:
@@ -218,9 +224,9 @@ class Preparation:
             )
         if not numbered:
             return _naming_rows(parent, dataset, tokenizer, args, packing, formatting_func, name)
-        if not streaming and not tokenized and (first := self.reader.text_of(rows[0])).prompt:
+        if not streaming and not tokenized:
             # A template that loses the question is found before TRL tokenizes with it
-            render_prompt(first, tokenizer)
+            self._check_prompts(rows, tokenizer)
         # The parent tokenizes and builds labels, of everything, in order
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
@@ -240,26 +246,71 @@ class Preparation:
             "tokenized": tokenized,
             "column": column,
         }
+        sources = {"rows": rows, "described": described, "reader": self.reader, "tokenizer": tokenizer}
+        place = functools.partial(
+            place_units,
+            **sources,
+            **{name: places[name] for name in ("offsets", "chat_template", "tokenized")},
+        )
+        tokens = dataset
         dataset = self._map(
-            dataset,
+            tokens,
             add_units,
             "units",
             tokenizer,
             *places.values(),
             with_indices=True,
-            fn_kwargs={
-                "rows": rows,
-                "described": described,
-                "reader": self.reader,
-                "tokenizer": tokenizer,
-                **places,
-            },
+            fn_kwargs={**sources, **places},
         )
+        if streaming:
+            _check_some_fit(tokens, place)
+        else:
+            dataset = self._leave_out(dataset, tokens, place, training)
         if pruned:
             dataset = self._prune(dataset, cut)
         if not packing:
             return parent(dataset, tokenizer, args, False, None, name)
         return self._pack(dataset, args, column)
+
+    def _check_prompts(self, rows, tokenizer):
+        """That the template renders the prompt of one row at least."""
+        error = None
+        for index, row in enumerate(rows):
+            trace = self.reader.text_of(row)
+            if not trace.prompt:
+                continue
+            try:
+                with naming_errors(row_name(row, index)):
+                    render_prompt(trace, tokenizer)
+                return
+            except ValueError as problem:
+                error = error or problem
+        if error is not None:
+            raise error
+
+    def _leave_out(self, dataset, tokens, place, training):
+        """Rows whose segments could not be placed are trained in full, unless there is no other."""
+        reasons = dict(enumerate(dataset.with_format("arrow")[:][UNPLACED_COLUMN].to_pylist()))
+        unplaced = {number: reason for number, reason in reasons.items() if reason}
+        table = self.table if training else self.eval_table
+        first = len(table.keys) - len(reasons)
+        if unplaced:
+            segmented = np.flatnonzero(table.num_segments[first:])
+            if len(segmented) == len(unplaced):
+                number = min(unplaced)
+                with naming_errors(table.names[first + number]):
+                    place(tokens[number], number)  # which says what is wrong with it
+            table.leave_out({first + number: reason for number, reason in unplaced.items()})
+            before = self.num_traces - len(reasons)
+            self.unplaced |= {before + number for number in unplaced}
+            names: dict[str, list[str]] = {}
+            for number, reason in unplaced.items():
+                names.setdefault(reason, []).append(table.names[first + number])
+            logger.warning(
+                f"{len(unplaced)} of {len(reasons)} traces are trained in full, since their segments have no place "
+                f"among their tokens:\n{traces.describe_names(names)}"
+            )
+        return dataset.remove_columns(UNPLACED_COLUMN)
 
     def _map(self, dataset, function, step, tokenizer=None, *parts, **kwargs):
         if isinstance(dataset, IterableDataset):
@@ -380,6 +431,26 @@ def _naming_rows(parent, dataset, *arguments):
             f"{row_name(dataset[index], index)}: SFTTrainer cannot prepare this row ({type(error).__name__}: {error})."
             " Correct it, or filter it out."
         ) from error
+
+
+# Rows of a stream of which one must fit
+_LOOKED_AT = 1000
+
+
+def _check_some_fit(tokens: IterableDataset, place) -> None:
+    """That the segments of one row at least, of the first of a stream, have a place among their tokens."""
+    error = None
+    for index, row in enumerate(tokens.take(_LOOKED_AT)):
+        try:
+            with naming_errors(row_name(row, index)):
+                if place(row, index).any():
+                    return
+        except ValueError as problem:
+            if not isinstance(problem.__cause__ or problem, UnplacedError):
+                return  # it is said when the row comes
+            error = error or problem
+    if error is not None:
+        raise error
 
 
 def _first_failing(step, dataset: Dataset) -> int | None:

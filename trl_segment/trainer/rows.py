@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 from datasets import Features, Sequence, Value
 
+from ..printing import get_logger
 from ..store import KeyIndex
 from ..store.rows import check_segments
 from ..traces import (
     Trace,
     TraceConfig,
+    UnplacedError,
     build_trace,
     describe_segmenter,
     encode_with_spans,
@@ -32,10 +35,16 @@ from ..traces import (
 from .segment_table import SegmentTable
 
 
+logger = get_logger(__name__)
+
+# Rows of a stream that are named for each reason
+_NAMED = 5
 # Column with the unit of each token, see [`~trl_segment.traces.training_units`]
 UNITS_COLUMN = "segment_units"
 # The same for evaluation sets, whose labels stay as they are
 EVAL_UNITS_COLUMN = "eval_segment_units"
+# Why the segments of a row have no place among its tokens; empty if they have. It does not outlive the preparation.
+UNPLACED_COLUMN = "segment_unplaced"
 # Column that carries the trace of a streamed row through TRL's own steps
 _TRACE_COLUMN = "segment_trace"
 
@@ -149,7 +158,8 @@ DESCRIBED = Features(
 @naming_its_row
 def render_verbatim(row, index, tokenizer, reader):
     trace = reader.text_of(row)
-    prompt = render_prompt(trace, tokenizer)
+    # Whether the template loses the words of every prompt was asked before
+    prompt = render_prompt(trace, tokenizer, whole=False)
     bos = tokenizer.bos_token
     # TRL tokenizes text with the tokenizer's own special tokens, of which the template has written this one already
     doubled = [tokenizer.bos_token_id] * 2
@@ -197,6 +207,7 @@ class StreamedOffsets:
     def __init__(self, table: SegmentTable):
         self._places = KeyIndex(table.keys, range(len(table.keys)))
         self._offsets, self._num_segments = table.offsets, table.num_segments
+        self._unplaced: Counter[str] = Counter()
 
     def __contains__(self, key: str) -> bool:
         return key in self._places
@@ -224,6 +235,22 @@ class StreamedOffsets:
             return None
         check_segments(int(self._num_segments[place]), segments, name)
         return int(self._offsets[place])
+
+    def leave_out(self, name: str, reason: str) -> None:
+        """
+        Say that a row is trained in full. How many there will be is not known: the first are named, then every
+        doubling is.
+
+        Args:
+            name (`str`):
+                What the row is called.
+            reason (`str`):
+                Why.
+        """
+        self._unplaced[reason] += 1
+        count = self._unplaced[reason]
+        if count <= _NAMED or count & (count - 1) == 0:
+            logger.warning(f"{name} of the streamed dataset is trained in full: {reason} ({count} so far).")
 
 
 @naming_its_row
@@ -256,11 +283,35 @@ def add_units(row, index, rows, described, reader, tokenizer, chat_template, off
             Where the units go.
 
     Returns:
-        `dict`: The column of units, int32.
+        `dict`: The column of units, int32: zeros for a row that is trained in full. Beside it, unless rows are
+        streamed, why its segments could not be placed.
 
     Raises:
-        `ValueError`: If the reasoning is not in the training text, or a streamed row has no attribution.
-        `RuntimeError`: If the text does not give the row's tokens.
+        `ValueError`: If a streamed row has no attribution, or a column of labels is none.
+    """
+    try:
+        units, reason = (
+            place_units(row, index, rows, described, reader, tokenizer, chat_template, offsets, tokenized),
+            "",
+        )
+    except UnplacedError as error:
+        units, reason = np.zeros(len(row["input_ids"]), dtype=np.int32), error.reason
+    if rows is None:
+        if reason:
+            offsets.leave_out(row_name(row, index), reason)
+        return {column: units[slice(*cut)]}
+    return {column: units[slice(*cut)], UNPLACED_COLUMN: reason}
+
+
+def place_units(row, index, rows, described, reader, tokenizer, chat_template, offsets, tokenized) -> np.ndarray:
+    """
+    As [`add_units`], of whose arguments these are, without cutting.
+
+    Returns:
+        `np.ndarray`: The unit of each token, shape (tokens,), int32.
+
+    Raises:
+        [`UnplacedError`]: If the reasoning is not in the training text, or the text does not give the row's tokens.
     """
     if rows is None:
         carried = json.loads(row[_TRACE_COLUMN])
@@ -283,7 +334,7 @@ def add_units(row, index, rows, described, reader, tokenizer, chat_template, off
             "column for token labels: rename it if it holds something else."
         )
     if trace.problem is not None or offset is None:
-        return {column: np.zeros(len(row["input_ids"]), dtype=np.int32)[slice(*cut)]}
+        return np.zeros(len(row["input_ids"]), dtype=np.int32)
     text, special = _training_text(row, tokenizer, chat_template, reader.text_column)
     wanted = np.asarray(row["input_ids"])
     ways = [(text, special)]
@@ -297,12 +348,24 @@ def add_units(row, index, rows, described, reader, tokenizer, chat_template, off
         if np.array_equal(ids[: len(wanted)] if tokenized else ids, wanted):
             break
     else:
-        raise RuntimeError(
+        raise UnplacedError(
             f"{name}: this example has {len(wanted)} tokens, but its text gives {len(ids)} or others, so segments "
             "cannot be placed. If it was tokenized beforehand, use the trainer's own tokenizer and template, or leave "
-            "'input_ids' out; if the chat template depends on the time or on chance, fix it."
+            "'input_ids' out; if the chat template depends on the time or on chance, fix it.",
+            "its text does not give its tokens",
         )
     spans = spans[: len(wanted)]
-    units = training_units(text, spans, locate_segments(text, trace, tokenizer.name_or_path))
+    try:
+        segments = locate_segments(text, trace, tokenizer.name_or_path)
+    except UnplacedError as error:
+        if not tokenized or text is not ways[-1][0]:
+            raise
+        raise UnplacedError(
+            f"{name}: the dataset's own column 'input_ids' holds other tokens than those of the text beside it: the "
+            f"reasoning, starting {trace.completion[slice(*trace.reasoning)].strip()[:40]!r}, is not among them. "
+            "Tokenize the text with the trainer's own tokenizer, or leave 'input_ids' out.",
+            "its tokens are not those of the text beside them",
+        ) from error
+    units = training_units(text, spans, segments)
     units[units > 0] += offset
-    return {column: units[slice(*cut)]}
+    return units

@@ -147,6 +147,19 @@ class SegmentTable:
         )
         return self.offsets[first:]
 
+    def leave_out(self, rows: Mapping[int, str]) -> None:
+        """
+        Train rows in full whose segments have no place among their tokens.
+
+        Args:
+            rows (`Mapping[int, str]`):
+                Why, by row number.
+        """
+        problems = list(self.problems)
+        for number, reason in rows.items():
+            problems[number] = problems[number] or reason
+        self.problems = ArrowStrings(problems)
+
     def missing(self, store: Mapping[str, StoredAttribution]) -> list[int]:
         """
         Traces that a store lacks.
@@ -156,9 +169,10 @@ class SegmentTable:
                 Stored attributions by key.
 
         Returns:
-            `list[int]`: Their row numbers.
+            `list[int]`: Their row numbers. Traces that are trained in full whatever their scores are not among them.
         """
-        return [number for number, key in enumerate(self.keys) if key not in store]
+        rows = enumerate(zip(self.keys, self.problems, strict=True))
+        return [number for number, (key, problem) in rows if problem is None and key not in store]
 
     def fill(self, store: Mapping[str, StoredAttribution], config: SelectionConfig) -> SelectionSummary:
         """
@@ -166,7 +180,7 @@ class SegmentTable:
 
         Args:
             store (`Mapping[str, StoredAttribution]`):
-                Holds every trace of the set, by key.
+                Holds every trace of the set that can be attributed, by key.
             config ([`~trl_segment.SelectionConfig`]):
                 Thresholds.
 
@@ -189,8 +203,9 @@ class SegmentTable:
         trained = np.ones(len(self.trained), dtype=bool)
         columns = (self.keys, self.names, self.num_segments, self.offsets, self.problems)
         for key, name, num_segments, offset, problem in zip(*columns, strict=True):
-            row = store[key]
-            problem = problem or row.problem
+            if problem is None:
+                row = store[key]
+                problem = row.problem
             if problem is not None:
                 summary.skipped.setdefault(problem, []).append(name)
                 continue

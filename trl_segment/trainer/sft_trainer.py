@@ -183,6 +183,11 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         """Number of rows that are attributed: of the training set before packing, then of evaluation sets."""
         return self._preparation.num_traces
 
+    @property
+    def unplaced_rows(self) -> set[int]:
+        """Numbers of the rows that are trained in full because their segments have no place among their tokens."""
+        return self._preparation.unplaced
+
     def get_trace(self, index: int) -> tuple[str, Trace]:
         """
         Name and text of a row of the training set, or, behind it, of the evaluation sets with `eval_selective`.
