@@ -19,4 +19,6 @@ run tests "$python" -m pytest tests/models/test_gpu.py -m gpu -q
 run real_model "$python" benchmarks/real_model.py --model "$model" --count 3 --dtypes float32 bfloat16 float16
 run speed "$python" benchmarks/speed.py --compile --repeats 2
 run cost "$python" benchmarks/cost.py
-cat "$folder"/speed.txt "$folder"/real_model.txt
+run decoding "$python" benchmarks/decoding.py --compare --model "$model" --count 256 --max_new_tokens 512 --rounds 1 \
+    --attention sdpa --ways "64 at a time" generate_outputs "continuous batching"
+cat "$folder"/decoding.txt "$folder"/speed.txt "$folder"/real_model.txt
