@@ -7,7 +7,6 @@ Axolotl and ms-swift are not installed with this package. Their rules are quoted
 
 import copy
 import json
-import types
 import zlib
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import trl
 from datasets import Dataset
-from helpers import REAL_TOKENIZERS, make_rows, real_rows, real_tokenizer, tiny_model, tiny_tokenizer
+from helpers import REAL_TOKENIZERS, real_rows, real_tokenizer, tiny_model, tiny_tokenizer
 
 from trl_segment import SegmentSelectiveSFTTrainer, SelectionConfig, build_trace
 from trl_segment.store import StoredAttribution
@@ -185,8 +184,9 @@ def test_real_traces_have_the_labels_of_the_trainer(name, tmp_path):
 def axolotl_labels(row, tokenizer, eot_tokens):
     """
     `ChatTemplateStrategy._tokenize_single_prompt` with `roles_to_train: [assistant]` and `train_on_eos: turn`: the
-    turn is found by a dummy message, the content is tokenized alone, a detail is widened to the tokens that it touches,
-    a token is trained if it lies wholly in a widened detail, and the first end token within three of the end is too.
+    turn is found by a dummy message, the content is tokenized alone, a detail is widened to the tokens that it
+    touches, a token is trained if it lies wholly in a widened detail, and the first end token within three of the end
+    is too.
     """
     turns, details = [], None
     for message in row["messages"]:
@@ -286,3 +286,91 @@ def test_others_train_the_tokens_of_real_traces_that_the_trainer_trains(name, tm
             assert sum(refused.values()) + len(records) == 46 and sum(refused.values()) > 20
         else:
             assert refused == {} and len(records) == 46
+
+
+def refusal(form, row, tokenizer):
+    with pytest.raises(export.RowRefusedError) as refused:
+        form(row, tokenizer)
+    return str(refused.value)
+
+
+def test_rows_that_others_would_read_otherwise_are_refused(tmp_path, tokenizer):
+    """What they make of the labels is compared, whatever made them differ."""
+    row = one_row(tmp_path, tokenizer, (1, 1, 1), completion_rendering="template")
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = other.chat_template.replace("<|im_end|>\n", "<|im_end|>\n\n")
+    assert other.chat_template != tokenizer.chat_template
+    assert refusal(export.axolotl_row, row, other) == "its tokens are not those of its messages"
+    untrained_end = copy.deepcopy(row)
+    untrained_end.labels[-2] = -100
+    assert tokenizer.decode(row.labels[-2:]) == "<|im_end|>\n"
+    assert refusal(export.axolotl_row, untrained_end, tokenizer) == "Axolotl would train other tokens of it"
+    assert refusal(export.ms_swift_row, untrained_end, tokenizer) == "ms-swift would train other tokens of it"
+    trained_prompt = copy.deepcopy(row)
+    trained_prompt.labels[:] = row.input_ids
+    for form in (export.axolotl_row, export.ms_swift_row):
+        assert refusal(form, trained_prompt, tokenizer) == "text in front of its last turn is trained"
+
+
+def test_a_border_at_a_character_of_several_tokens_is_refused_by_the_rules_of_axolotl(tmp_path, tokenizer):
+    """The tokens of an emoji share its place, so that Axolotl counts the first of them for the part in front."""
+    solution = "<think>\nOne.🙂 two.\n</think>\n\nSo \\boxed{3}."
+    row = one_row(tmp_path, tokenizer, (1,), {**ROW, "solution": solution}, completion_rendering="template")
+    spans = tokenizer(solution, return_offsets_mapping=True)["offset_mapping"]
+    numbers = [number for number, (start, _) in enumerate(spans) if start == solution.index("🙂")]
+    assert len(numbers) > 1
+    first = len(row.input_ids) - 2 - len(spans) + numbers[0]
+    row.labels[first : first + len(numbers) + 2] = -100
+    assert refusal(export.axolotl_row, row, tokenizer) == "Axolotl would train other tokens of it"
+    # and rightly so. ms-swift tokenizes the pieces alone, and they are those of the whole
+    record, _ = export.ms_swift_row(row, tokenizer)
+    parts = [{"text": m["content"], "train": m["loss_scale"] > 0} for m in record["messages"][1:]]
+    question = [{"text": record["messages"][0]["content"]}]
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": parts}]
+    ids, labels = axolotl_labels({"messages": messages}, tokenizer, [])
+    assert ids == row.input_ids.tolist()
+    differ = np.flatnonzero(np.array(labels)[:-1] != row.labels[:-1])
+    assert differ.tolist() == list(range(first, first + len(numbers) - 1))
+
+
+def test_text_is_no_messages(tmp_path, tokenizer):
+    row = {"prompt": "How many?\n", "completion": SOLUTION, "answer": "3"}
+    found = one_row(tmp_path, tokenizer, row=row)
+    export.labels_row(found, tokenizer)
+    assert refusal(export.axolotl_row, found, tokenizer).startswith("it is text or tokens")
+
+
+def test_turns_in_front_are_context(tmp_path, tokenizer):
+    chat = [{"role": role, "content": text} for role, text in (("system", "S"), ("user", "A"), ("assistant", "B"))]
+    last = {"role": "assistant", "content": SOLUTION}
+    row = {"prompt": [*chat, {"role": "user", "content": QUESTION}], "completion": [last], "answer": "3"}
+    found = one_row(tmp_path, tokenizer, row=row)
+    record, _ = export.axolotl_row(found, tokenizer)
+    assert [message["train"] for message in record["messages"]] == [False] * 4 + [True]
+    record, _ = export.ms_swift_row(found, tokenizer)
+    assert [message.get("loss_scale") for message in record["messages"]] == [None, None, 0, None, 1, 0, 1]
+    messages = {"messages": [*row["prompt"], last], "answer": "3"}
+    found = one_row(tmp_path, tokenizer, row=messages, assistant_only_loss=True)
+    assert refusal(export.axolotl_row, found, tokenizer) == "text in front of its last turn is trained"
+    messages["messages"] = [row["prompt"][-1], last]
+    found = one_row(tmp_path, tokenizer, row=messages, assistant_only_loss=True)
+    assert len(export.axolotl_row(found, tokenizer)[0]["messages"][-1]["content"]) == 3
+
+
+def test_a_row_without_a_trained_token_is_refused_by_name(tmp_path, tokenizer):
+    store = store_of([ROW], lambda *_: True)
+    rows = [{**ROW, "id": "mine"}, {**ROW, "id": "other"}]
+    rows[0]["question"] = "So?" * 200
+    store = store_of(rows, lambda *_: True)
+    found, refused = exported(tmp_path, rows, tokenizer, store, max_length=150)
+    assert [row.name for row in found] == ["other"] and refused == {"no token of it is trained": ["mine"]}
+
+
+def test_packing_is_refused(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="exported one by one"):
+        exported(tmp_path, [ROW], tokenizer, store_of([ROW], lambda *_: True), packing=True, max_length=64)
+
+
+def test_every_segment_kept_is_the_whole_completion(tmp_path, tokenizer):
+    (found,), _ = exported(tmp_path, [ROW], tokenizer, {}, selection="all")
+    assert trained_pieces(tokenizer, found.labels) == [f"{SOLUTION}<|im_end|>"]

@@ -22,6 +22,17 @@ from .parser import CommandParser, Group
 FORMATS = {"labels": "labels_row", "axolotl": "axolotl_row", "ms-swift": "ms_swift_row", "weights": "weights_row"}
 # Formats that other trainers make tokens of
 _MESSAGES = ("axolotl", "ms-swift")
+# Options that are the trainer's own
+_OF_TRAINING = (
+    "completion_rendering",
+    "completion_only_loss",
+    "assistant_only_loss",
+    "max_length",
+    "truncation_mode",
+    "eos_token",
+    "kept_weight",
+    "dropped_weight",
+)
 
 
 @dataclass
@@ -47,8 +58,8 @@ class ExportArguments:
         assistant_only_loss (`bool`, *optional*, defaults to `False`):
             See [`~trl.SFTConfig`].
         max_length (`int`, *optional*):
-            Tokens of a row to keep, for formats of tokens. Unlike in training, where TRL keeps 1,024, nothing is cut by
-            default: the other trainer has a limit of its own.
+            Tokens of a row to keep, for formats of tokens. Unlike in training, where TRL keeps 1,024, nothing is cut
+            by default: the other trainer has a limit of its own.
         truncation_mode (`str`, *optional*, defaults to `"keep_start"`):
             See [`~trl.SFTConfig`].
         eos_token (`str`, *optional*):
@@ -182,24 +193,13 @@ def main(argv: list[str] | None = None) -> None:
         say("Rows refused:", *reasons(refused))
     if not written:
         raise UserError(f"no row can be written as {args.format!r}, so {args.output} was not made.")
+    left_out = sum(map(len, refused.values()))
     say(
-        f"{count(totals['rows'], 'row')} in {args.output}, {totals['trained']:,} of {count(totals['tokens'], 'token')} trained; "
-        f"{count(sum(map(len, refused.values())), 'row')} refused."
+        f"{count(totals['rows'], 'row')} in {args.output}, {totals['trained']:,} of "
+        f"{count(totals['tokens'], 'token')} trained; {count(left_out, 'row')} refused."
     )
     if notes:
         say("To know:", *reasons(notes))
-
-
-_OF_TRAINING = (
-    "completion_rendering",
-    "completion_only_loss",
-    "assistant_only_loss",
-    "max_length",
-    "truncation_mode",
-    "eos_token",
-    "kept_weight",
-    "dropped_weight",
-)
 
 
 def _check_output(args) -> Path:

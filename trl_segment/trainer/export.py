@@ -1,9 +1,9 @@
 """
 The labels that training uses, as other trainers read them.
 
-Labels come from a [`SegmentSelectiveSFTTrainer`] that never trains: its own preparation and its own collator make them.
-Trainers that read tokens get them as they are. Trainers that read messages get the text cut where the labels change,
-and each row is read back as that trainer reads it: where its labels are others, the row is refused.
+Labels come from a [`SegmentSelectiveSFTTrainer`] that never trains: its own preparation and its own collator make
+them. Trainers that read tokens get them as they are. Trainers that read messages get the text cut where the labels
+change, and each row is read back as that trainer reads it: where its labels are others, the row is refused.
 """
 
 import bisect
@@ -124,9 +124,7 @@ def labeled_rows(
         )
     names = [row_name(row, index) for index, row in enumerate(dataset.with_format(None))]
     dataset = dataset.add_column(_NUMBER_COLUMN, list(range(len(names))))
-    trainer = SegmentSelectiveSFTTrainer(
-        _stand_in(tokenizer), args, train_dataset=dataset, processing_class=tokenizer
-    )
+    trainer = SegmentSelectiveSFTTrainer(_stand_in(tokenizer), args, train_dataset=dataset, processing_class=tokenizer)
     if trainer.segment_table is not None:
         trainer.select_segments(store, config_of(SelectionConfig, args))
     left = set(range(len(names)))
@@ -218,7 +216,9 @@ def axolotl_row(row: LabeledRow, tokenizer: PreTrainedTokenizerBase) -> tuple[di
         [`RowRefusedError`]: If Axolotl would train other tokens of the row.
     """
     turn = _last_turn(row, tokenizer)
-    context = [{"role": role, "content": [{"type": "text", "text": text}], "train": False} for role, text in turn.context]
+    context = [
+        {"role": role, "content": [{"type": "text", "text": text}], "train": False} for role, text in turn.context
+    ]
     parts = [{"type": "text", "text": text, "train": trained} for text, trained in turn.parts]
     labels = _labels_of_axolotl(turn, tokenizer, turn.kwargs)
     _check_labels(row, turn, labels, "Axolotl")
