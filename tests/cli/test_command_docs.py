@@ -8,6 +8,7 @@ from helpers import REPOSITORY
 
 from trl_segment.cli.arguments import ModelArguments, StoreArguments, StreamingDatasetArguments
 from trl_segment.cli.evaluate import EvaluateArguments
+from trl_segment.cli.export import ExportArguments
 from trl_segment.cli.faithfulness import FaithfulnessArguments
 from trl_segment.cli.generate import GenerateArguments, SamplingArguments
 from trl_segment.cli.inspect import InspectArguments
@@ -40,6 +41,7 @@ CASES = [
     *(("Does a selection beat chance?", field) for field in own_options(FaithfulnessArguments)),
     *(("Looking at a trace", field) for field in own_options(InspectArguments)),
     *(("Looking at a dataset", field) for field in own_options(ReportArguments)),
+    *(("Handing the selection to another trainer", field) for field in own_options(ExportArguments)),
     *(("What all commands share", field) for field in own_options(StreamingDatasetArguments)),
     *(("What all commands share", field) for field in own_options(ModelArguments)),
     *(("What all commands share", field) for field in own_options(StoreArguments)),

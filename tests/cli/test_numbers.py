@@ -71,6 +71,7 @@ _REQUIRED = {
     "inspect": "--dataset_name d",
     "report": "--dataset_name d",
     "quality": "--dataset_name d",
+    "export": "--model_name_or_path m --dataset_name d --format weights --output o",
     "faithfulness": "--dataset_name d --model_name_or_path m",
     "tune": "--dataset_name d --model_name_or_path m",
     "evaluate": "--models m --problems p",

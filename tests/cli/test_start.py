@@ -20,6 +20,7 @@ COMMANDS = (
     "generate",
     "inspect",
     "report",
+    "export",
     "quality",
     "faithfulness",
     "tune",
@@ -68,7 +69,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", ["merge", "inspect", "report", "quality", "faithfulness", "tune", "evaluate", "generate", "demo"]
+    "command",
+    ["merge", "inspect", "report", "export", "quality", "faithfulness", "tune", "evaluate", "generate", "demo"],
 )
 def test_help_needs_neither_torch_nor_datasets(command):
     shown = run([command, "--help"], forbidden=("torch", "datasets"))

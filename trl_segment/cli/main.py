@@ -18,6 +18,7 @@ _COMMANDS = {
     "generate": "Sample solutions and keep the shortest correct one of each problem",
     "inspect": "Show one trace, in the terminal or as a page: its segments, their scores, kept or dropped",
     "report": "Write a page with figures on a selection's effect on a whole dataset",
+    "export": "Write the selection in the form that another trainer reads",
     "quality": "Compare the selection with known roles of segments",
     "faithfulness": "Compare a selection with random segments of the same share: sufficiency, necessity",
     "tune": "Sweep the thresholds over stored scores, or compare stores",

@@ -190,7 +190,7 @@ def locate_segments(text: str, trace: Trace, template_name: str = "") -> list[Sp
         [`UnplacedError`]: If the reasoning is not in the text, as with templates that drop it from earlier turns.
     """
     start, end = trace.reasoning
-    position = _last_place(text, trace.completion)
+    position = last_place(text, trace.completion)
     if position >= 0:
         return [(position + a, position + b) for a, b in trace.segments]
 
@@ -204,14 +204,14 @@ def locate_segments(text: str, trace: Trace, template_name: str = "") -> list[Sp
             low = text.find(content.strip()) + len(content.strip())
     response = trace.completion[end:].replace(trace.closing, "", 1).strip()
     if response:
-        place = _last_place(text[low:], response)
+        place = last_place(text[low:], response)
         high = low + place if place >= 0 else high
     reasoning = trace.completion[start:end]
-    place = _last_place(text[low:high], reasoning)
+    place = last_place(text[low:high], reasoning)
     if place < 0:
         kept = reasoning.strip()
         start, end = start + reasoning.index(kept), start + reasoning.index(kept) + len(kept)
-        place = _last_place(text[low:high], kept)
+        place = last_place(text[low:high], kept)
     if place < 0:
         raise UnplacedError(
             f"The reasoning ({trace.reasoning[1] - trace.reasoning[0]:,} characters, starting "
@@ -225,8 +225,19 @@ def locate_segments(text: str, trace: Trace, template_name: str = "") -> list[Sp
     return [(min(max(a, start), end) + shift, min(max(b, start), end) + shift) for a, b in trace.segments]
 
 
-def _last_place(text: str, part: str) -> int:
-    """`text.rfind(part)` in linear time, which Python has for `find` alone."""
+def last_place(text: str, part: str) -> int:
+    """
+    `text.rfind(part)` in linear time, which Python has for `find` alone.
+
+    Args:
+        text (`str`):
+            Text to look in.
+        part (`str`):
+            Text to look for.
+
+    Returns:
+        `int`: The last place, -1 if there is none.
+    """
     place = text[::-1].find(part[::-1])
     return place if place < 0 else len(text) - place - len(part)
 

@@ -181,8 +181,23 @@ def render_verbatim(row, index, tokenizer, reader):
     return {"prompt": prompt, "completion": join_completion(prompt, trace.completion)[0]}
 
 
-def _training_text(row, tokenizer, chat_template, text_column) -> tuple[str, bool]:
-    """The text that TRL tokenized a prepared row from, and whether the tokenizer added special tokens."""
+def training_text(row, tokenizer, chat_template, text_column) -> tuple[str, bool]:
+    """
+    The text that TRL tokenized a prepared row from.
+
+    Args:
+        row (`dict`):
+            Row as TRL prepared it.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the trained model.
+        chat_template (`str` or `None`):
+            Template that TRL rendered with, if not the tokenizer's.
+        text_column (`str`):
+            Column of the language-modeling format.
+
+    Returns:
+        `tuple[str, bool]`: The text, and whether the tokenizer added special tokens.
+    """
     if "prompt" in row and isinstance(row["prompt"], str):
         return row["prompt"] + row["completion"], True
     messages = row["prompt"] + row["completion"] if "prompt" in row else row.get("messages")
@@ -348,7 +363,7 @@ def place_units(row, index, rows, described, reader, tokenizer, chat_template, o
         )
     if trace.problem is not None or offset is None:
         return np.zeros(len(row["input_ids"]), dtype=np.int32)
-    text, special = _training_text(row, tokenizer, chat_template, reader.text_column)
+    text, special = training_text(row, tokenizer, chat_template, reader.text_column)
     wanted = np.asarray(row["input_ids"])
     ways = [(text, special)]
     if tokenized:
