@@ -72,7 +72,7 @@ def test_a_dry_run_shows_a_row_and_the_ways_of_reading(folder, capsys):
     attribute(folder, "mixed.jsonl", "--dry_run", store="none")
     said = capsys.readouterr().out
     assert (
-        "  3 x 'question' and 'reasoning' and 'response'; reasoning in a field of its own; answer from 'answer'\n"
+        "  3 x 'question', 'reasoning' and 'response'; reasoning in a field of its own; answer from 'answer'\n"
         "  1 x 'question' and 'solution'; reasoning up to </think>; answer from the response\n"
     ) in said
     shown = said.split("row 0 as it is read")[1].splitlines()[1:6]

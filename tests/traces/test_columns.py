@@ -28,7 +28,7 @@ def test_what_was_chosen_is_said():
     s1k = FORMS["s1K-1.1"][0]
     trace = build_trace(s1k)
     assert trace.note == (
-        "'question' and 'deepseek_thinking_trajectory' and 'deepseek_attempt' were read, and "
+        "'question', 'deepseek_thinking_trajectory' and 'deepseek_attempt' were read, and "
         "'gemini_thinking_trajectory' and 'solution' not"
     )
     raw = FORMS["OpenR1-Math-Raw: the first generation that is verified and complete"][0]

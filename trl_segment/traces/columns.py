@@ -128,7 +128,7 @@ def find_columns(row: Mapping[str, Any], config: "TraceConfig") -> FoundColumns 
         before=[] if templated else _messages_before(row),
         reasoning=None if reasoning is None else texts[0],
         response=texts[-1] if response is not None else "",
-        label=f"{label} and {' and '.join(ways)}",
+        label=f"{', '.join([label, *ways[:-1]])} and {ways[-1]}",
         others=() if {*named} & {*COLUMN_OPTIONS[1:]} else others,
         problem=f"no {'question' if wanted[0] == question else wanted[0]}" if wanted else None,
     )

@@ -434,8 +434,8 @@ def describe_notes(names_by_note: Mapping[str, list[str]], total: int) -> str:
     return (
         f"{count} of {total} traces do not say where their reasoning or their answer stands:\n"
         f"{describe_names(names_by_note)}\n"
-        "Set `reasoning_start` and `reasoning_end` to other marks of reasoning, and `answer_column` to a column with "
-        "the answer alone."
+        "Set `reasoning_start` and `reasoning_end` to other marks of reasoning, `answer_column` to a column with the "
+        "answer alone, and `reasoning_column` and `response_column`, or `solution_column`, to read other columns."
     )
 
 
