@@ -150,33 +150,32 @@ def find_answer(row: Mapping[str, Any], name: str) -> str | None:
     return _first(row, (name, *_ANSWERS) if name == "answer" else (name,))
 
 
-def _first(row, names):
+def _first(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     """The first column that is filled, else the first that there is."""
     there = [name for name in names if name in row]
     return next((name for name in there if row[name]), there[0] if there else None)
 
 
-def _named_solution(row, named):
+def _named_solution(row: Mapping[str, Any], named: dict[str, str]) -> tuple[str | None, str | None] | None:
     """Reasoning and response as the options name them."""
     if "solution_column" in named:
         return None, named["solution_column"]
     reasoning, response = named.get("reasoning_column"), named.get("response_column")
     if reasoning is None and response is None:
         return None
-    pairs = dict(_PAIRS)
     if reasoning is None:
-        by_response = {response: reasoning for reasoning, response in _PAIRS}
-        reasoning = next((name for name in (by_response.get(response), *_REASONINGS) if _reasons(row, name)), None)
+        paired = [thought for thought, said in _PAIRS if said == response]
+        reasoning = next((name for name in (*paired, *_REASONINGS) if _reasons(row, name)), None)
     elif response is None:
-        known = (pairs.get(reasoning), *_RESPONSES)
+        known = (*(said for thought, said in _PAIRS if thought == reasoning), *_RESPONSES)
         response = next((name for name in known if name != reasoning and _text(row, name)[0]), None)
     return reasoning, response
 
 
-def _known_solution(row, config):
-    for reasoning, response in _PAIRS:
-        if row.get(reasoning) and row.get(response) is not None:
-            return reasoning, response
+def _known_solution(row: Mapping[str, Any], config: "TraceConfig") -> tuple[str | None, str | None] | None:
+    for thought, said in _PAIRS:
+        if row.get(thought) and row.get(said) is not None:
+            return thought, said
     reasoning = next((name for name in _REASONINGS if _reasons(row, name)), None)
     solutions = [name for name in _SOLUTIONS if _text(row, name)[0]]
     for name in solutions:
@@ -192,12 +191,12 @@ def _known_solution(row, config):
     return None if empty is None else (None, empty)
 
 
-def _reasons(row, name):
+def _reasons(row: Mapping[str, Any], name: str) -> bool:
     text = _text(row, name)[0]
     return bool(text.strip()) and text.strip().lower() not in _SWITCHES
 
 
-def _text(row, name) -> tuple[str, str]:
+def _text(row: Mapping[str, Any], name: str) -> tuple[str, str]:
     """The text of a column, and which one it is of several: verified ones count first, as OpenR1-Math marks them."""
     value = row.get(name)
     if isinstance(value, str):
@@ -214,7 +213,7 @@ def _text(row, name) -> tuple[str, str]:
     return (value[0] if value else ""), " (the first of several)" if len(value) > 1 else ""
 
 
-def _check_text(row, name, option):
+def _check_text(row: Mapping[str, Any], name: str, option: str) -> None:
     value = row[name]
     if value is not None and not isinstance(value, str) and value != [] and not _text(row, name)[0]:
         raise ValueError(
@@ -223,7 +222,7 @@ def _check_text(row, name, option):
         )
 
 
-def _question(row, name, templated):
+def _question(row: Mapping[str, Any], name: str, templated: bool) -> tuple[str | list, str]:
     """The question, with the input that belongs to an instruction of Alpaca's."""
     value = row[name] or ""
     if not isinstance(value, (str, list)):
@@ -236,7 +235,7 @@ def _question(row, name, templated):
     return value, repr(name)
 
 
-def _messages_before(row):
+def _messages_before(row: Mapping[str, Any]) -> list[dict[str, str]]:
     """The system prompt and the earlier turns of Alpaca's and Nemotron's rows."""
     system = next((row[name] for name in ("system_prompt", "system") if row.get(name)), None)
     messages = [{"role": "system", "content": system}] if isinstance(system, str) else []
