@@ -229,7 +229,8 @@ def train_and_evaluate(job: tuple[Path, Run]) -> None:
     for mode, options in modes.items():
         run_command(
             *("evaluate", "--models", model, "--problems", problems_of(work, run.setting, run.seed), *options),
-            *("--max_new_tokens", run.max_new_tokens, "--batch_size", 250, "--attn_implementation", "eager"),
+            *("--max_new_tokens", run.max_new_tokens, "--batch_size", 250),
+            *("--backend", "transformers", "--attn_implementation", "eager"),
             *("--output_dir", run.folder / mode),
             *("--json", run.folder / f"{mode}.tmp"),
         )
