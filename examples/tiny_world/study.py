@@ -17,9 +17,6 @@ found there is not made again. The last line sums up in one sentence.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import dataclasses
-import io
 import json
 import multiprocessing
 import os
@@ -41,9 +38,27 @@ import numpy as np
 
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+# What this study shares with that of any pretrained model lies there
+sys.path[:0] = [str(HERE), str(HERE.parent / "study")]
 
+import arms  # noqa: E402
 import world  # noqa: E402
+from arms import ALL_STRONG, FREE, ORACLE, Selected, mean_evaluations, share_kept  # noqa: E402
+from commands import read_jsonl, run_command, write_jsonl  # noqa: E402
+from outcomes import (  # noqa: E402
+    Evaluation,
+    Outcome,
+    Reading,
+    Resamples,
+    compare,
+    draw_budgets,
+    draw_outcomes,
+    read_outcome,
+    roles_table,
+    table,
+    title_of,
+    with_interval,
+)
 
 
 SETTINGS = ("detours", "repetition", "mixed")
@@ -60,36 +75,22 @@ THRESHOLD = 1.0
 
 
 @dataclass(frozen=True)
-class Arm:
+class Arm(arms.Arm):
     """
-    One way to choose what is trained.
+    An arm of this study, which selects by the paper's scorer unless another is named.
 
     Args:
-        name (`str`):
-            Name in tables.
-        scorer (`str`, *optional*):
-            Store to select from, one of `SCORERS`, `"oracle"` or `None` (nothing to select: full SFT).
-        options (`tuple[str, ...]`):
-            Options of the selection for `trl-segment sft`.
-        matched (`bool`):
-            Whether `tau` is set so that the share of kept segments is that of the paper's rule.
         settings (`int`):
             In how many of `SETTINGS`, in their order, models are fine-tuned on it; its selection is measured in all.
     """
 
-    name: str
     scorer: str | None = "integrated_gradients"
-    options: tuple[str, ...] = ()
-    matched: bool = False
     settings: int = 1
 
 
-FREE = ("--keep_first", "0", "--keep_last", "0")
 ABOVE = ("--selection", "threshold", "--min_strength", str(THRESHOLD), *FREE)
-ALL_STRONG = ("--beta", "1")
 # The paper's scale of consistency, which is not the default
 PAPER = ("--consistency_scale", "absolute")
-ORACLE = ("--selection", "threshold", "--min_strength", "0.5", *FREE)
 
 ARMS = (
     Arm("full", None, ("--selection", "all"), settings=3),
@@ -140,29 +141,6 @@ class Run:
     folder: Path
 
 
-def run_command(*argv: object) -> str:
-    """Runs `trl-segment` in this process and returns what it printed."""
-    from trl_segment.cli.main import main
-
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        main([str(argument) for argument in argv])
-    return printed.getvalue()
-
-
-def write_jsonl(path: Path, rows: list[dict]) -> None:
-    """Writes one JSON object a line, under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_jsonl(path: Path) -> list[dict]:
-    """Reads one JSON object a line."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 # -------------------------------------------------------------------------------------------- traces and their scores
 
 
@@ -193,7 +171,9 @@ def score_traces(job: tuple[Path, str, str]) -> tuple[str, str, float, str]:
     if not done.exists():
         started = time.monotonic()
         if scorer == "oracle":
-            printed = write_oracle_store(work, setting)
+            rows, folder = read_jsonl(work / setting / "traces.jsonl"), work / setting
+            arms.write_oracle_store(rows, folder / "integrated_gradients", folder / "oracle", world.USEFUL_ROLES)
+            printed = "strength 1 for useful segments"
         else:
             printed = run_command(
                 *("attribute", "--model_name_or_path", HERE / "checkpoint"),
@@ -204,74 +184,21 @@ def score_traces(job: tuple[Path, str, str]) -> tuple[str, str, float, str]:
     return setting, scorer, *json.loads(done.read_text())
 
 
-def write_oracle_store(work: Path, setting: str) -> str:
-    """A store like that of the attributions in which a useful segment has strength 1 and any other 0."""
-    from trl_segment import AttributionStore, build_trace
-    from trl_segment.store import StoredAttribution
-
-    attributed = AttributionStore(work / setting / "integrated_gradients")
-    settings = dataclasses.replace(attributed.settings, scorer="oracle", options={})
-    store = AttributionStore(work / setting / "oracle", settings)
-    for row in read_jsonl(work / setting / "traces.jsonl"):
-        scored = attributed[build_trace(row).key]
-        store.add(
-            StoredAttribution(
-                key=scored.key,
-                name=scored.name,
-                num_tokens=scored.num_tokens,
-                scores=[float(role in world.USEFUL_ROLES) for role in row["roles"]],
-                sequence_tokens=scored.sequence_tokens,
-            )
-        )
-    store.flush()
-    return "strength 1 for useful segments"
-
-
-def selections(work: Path, setting: str, arm: Arm) -> list[tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
-    """Roles, kept flags, strengths and token counts of every trace, as `trl-segment sft` will select them."""
-    from trl_segment import AttributionStore, SelectionConfig, build_trace
-    from trl_segment.selection import select
-
-    options = selection_options(work, setting, arm)
-    config = SelectionConfig(**{k: v for k, v in options.items() if k != "dropped_segments"}, seed=0)
-    store = AttributionStore(work / setting / (arm.scorer or "integrated_gradients"))
-    result = []
-    for row in read_jsonl(work / setting / "traces.jsonl"):
-        key = build_trace(row).key
-        scores = store[key].segment_scores
-        result.append((row["roles"], select(scores, config, key).kept, scores.strength, scores.num_tokens))
-    return result
+def selections(work: Path, setting: str, arm: Arm) -> list[Selected]:
+    """What an arm keeps of every trace, as `trl-segment sft` will select it."""
+    rows = read_jsonl(work / setting / "traces.jsonl")
+    store = work / setting / (arm.scorer or "integrated_gradients")
+    return arms.select_traces(rows, store, selection_options(work, setting, arm))
 
 
 def selection_options(work: Path, setting: str, arm: Arm) -> dict:
-    """Fields of the selection, with the matched `tau` where the arm asks for it."""
-    names = [option.removeprefix("--") for option in arm.options[::2]]
-    values = [int(v) if v.isdigit() else float(v) if _is_number(v) else v for v in arm.options[1::2]]
-    options = dict(zip(names, values, strict=True))
+    """Fields of the selection, with the `tau` that matches the paper's rule where the arm asks for it."""
+    options = arms.option_values(arm.options)
     if arm.matched:
-        options["tau"] = matched_tau(work, setting, arm.scorer)
+        wanted = share_kept(selections(work, setting, next(arm for arm in ARMS if arm.name == "paper")))
+        rows = read_jsonl(work / setting / "traces.jsonl")
+        options["tau"] = arms.matched_tau(rows, work / setting / arm.scorer, wanted)
     return options
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def matched_tau(work: Path, setting: str, scorer: str) -> float:
-    """The `tau` at which a scorer's strongest segments are as many as the paper's rule keeps."""
-    paper = next(arm for arm in ARMS if arm.name == "paper")
-    wanted = np.concatenate([kept for _, kept, _, _ in selections(work, setting, paper)]).mean()
-    low, high = 0.0, 1.0
-    for _ in range(12):
-        tau = (low + high) / 2
-        arm = Arm("", scorer, (*ALL_STRONG, "--tau", f"{tau:.6f}"))
-        share = np.concatenate([kept for _, kept, _, _ in selections(work, setting, arm)]).mean()
-        low, high = (tau, high) if share < wanted else (low, tau)
-    return round(tau, 4)
 
 
 # ------------------------------------------------------------------------------------------ fine-tuning, evaluation
@@ -314,106 +241,26 @@ def train_and_evaluate(job: tuple[Path, Run]) -> None:
 # ---------------------------------------------------------------------------------------------------- what came out
 
 
-@dataclass
-class Outcome:
-    """
-    What the models of one arm did, all of shape (seeds, problems of each).
-
-    Args:
-        correct (`np.ndarray`):
-            Whether the whole answer is right.
-        tokens (`np.ndarray`):
-            Output tokens.
-        cut_off (`np.ndarray`):
-            Whether the output hit the limit.
-        answered (`np.ndarray`):
-            Share of the registers asked for that the answer names.
-        queries (`np.ndarray`):
-            Share of them that it gives right.
-        roles (`dict[str, float]`):
-            Segments of each role in an output, mean over all.
-    """
-
-    correct: np.ndarray
-    tokens: np.ndarray
-    cut_off: np.ndarray
-    answered: np.ndarray
-    queries: np.ndarray
-    roles: dict[str, float]
-
-    def first(self, seeds: int) -> Outcome:
-        """The outcome of the first seeds; roles stay those of all."""
-        names = ("correct", "tokens", "cut_off", "answered", "queries")
-        return Outcome(**{name: getattr(self, name)[:seeds] for name in names}, roles=self.roles)
+def read_output(solution: str, answer: str) -> Reading:
+    """Registers that an output names and gives right, and the roles of its segments."""
+    reasoning, boxed = world.parse_solution(solution)
+    given, wanted = world.parse_answer(boxed or ""), world.parse_answer(answer)
+    return Reading(
+        float(np.mean([name in given for name in wanted])),
+        float(np.mean([given.get(name) == value for name, value in wanted.items()])),
+        [world.role_of(segment) or "unknown" for segment in world.split_segments(reasoning)],
+    )
 
 
-def read_outcome(work: Path, runs: list[Run], mode: str) -> Outcome:
-    """Collects the runs of one arm in one setting."""
-    columns: dict[str, list[list[float]]] = {k: [] for k in ("correct", "tokens", "cut_off", "answered", "queries")}
-    counts: dict[str, int] = {}
-    n_outputs = 0
-    for run in runs:
-        folder, problems = run.folder, read_jsonl(problems_of(work, run.setting, run.seed))
-        rows = json.loads((folder / f"{mode}.json").read_text())["rows"]
-        (written,) = (folder / mode).glob("*/*.jsonl")
-        outputs = {record["id"]: record["solution"] for record in read_jsonl(written) if "solution" in record}
-        if [row["id"] for row in rows] != [problem["id"] for problem in problems]:
-            raise ValueError(
-                f"{folder / mode}.json answers other problems than {problems_of(work, run.setting, run.seed)}: "
-                "remove the runs or the work folder."
-            )
-        for values in columns.values():
-            values.append([])
-        for row, problem in zip(rows, problems, strict=True):
-            reasoning, boxed = world.parse_solution(outputs[row["id"]])
-            given = world.parse_answer(boxed or "")
-            wanted = world.parse_answer(problem["answer"])
-            columns["correct"][-1].append(row["correct"])
-            columns["tokens"][-1].append(row["tokens"])
-            columns["cut_off"][-1].append(row["cut_off"])
-            columns["answered"][-1].append(np.mean([name in given for name in wanted]))
-            columns["queries"][-1].append(np.mean([given.get(name) == value for name, value in wanted.items()]))
-            for segment in world.split_segments(reasoning):
-                role = world.role_of(segment) or "unknown"
-                counts[role] = counts.get(role, 0) + 1
-            n_outputs += 1
-    arrays = {name: np.array(values, dtype=float) for name, values in columns.items()}
-    return Outcome(**arrays, roles={role: count / n_outputs for role, count in counts.items()})
-
-
-class Resamples:
-    """
-    Bootstrap over seeds and over the problems of each, the same draws for every arm, so that differences are paired.
-
-    Args:
-        seeds (`int`):
-            Fine-tuning seeds.
-        problems (`int`):
-            Problems of each.
-        draws (`int`, defaults to `2000`):
-            Resamples.
-    """
-
-    def __init__(self, seeds: int, problems: int, draws: int = 2000) -> None:
-        generator = np.random.default_rng(0)
-        self.seeds = generator.integers(0, seeds, (draws, seeds, 1))
-        self.problems = generator.integers(0, problems, (draws, seeds, problems))
-
-    def means(self, values: np.ndarray) -> np.ndarray:
-        """Mean of each resample of values of shape (seeds, problems), shape (draws,)."""
-        return values[self.seeds, self.problems].mean((1, 2))
-
-
-def interval(draws: np.ndarray, digits: int = 3) -> str:
-    """The middle 95 % of draws, as text."""
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return f"{low:.{digits}f} to {high:.{digits}f}"
-
-
-def table(header: list[str], rows: list[list[object]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+def outcome_of(work: Path, runs: list[Run], mode: str) -> Outcome:
+    """What the runs of one arm in one setting did."""
+    return read_outcome(
+        [
+            Evaluation(run.folder / f"{mode}.json", run.folder / mode, problems_of(work, run.setting, run.seed))
+            for run in runs
+        ],
+        read_output,
+    )
 
 
 TRUTHS = {
@@ -436,11 +283,11 @@ def write_quality(work: Path, out: Path, arms: list[Arm], costs: dict) -> tuple[
         rows, drawn = [], {}
         for arm in selecting:
             selected = selections(work, setting, arm)
-            compared = [(roles, kept, strength) for roles, kept, strength, _ in selected]
+            compared = [(one.roles, one.kept, one.strength) for one in selected]
             found = {name: selection_quality(compared, *truth) for name, truth in TRUTHS.items()}
             drawn[arm.name] = found["all"]
-            kept = np.concatenate([kept for _, kept, _, _ in selected])
-            tokens = np.concatenate([n for _, _, _, n in selected])
+            kept = np.concatenate([one.kept for one in selected])
+            tokens = np.concatenate([one.num_tokens for one in selected])
             cost = costs[setting].get(arm.scorer, {}) if arm.scorer not in (None, "oracle") else {}
             rows.append(
                 [
@@ -480,71 +327,15 @@ def write_outcomes(work: Path, out: Path, runs: list[Run]) -> tuple[str, dict]:
             if run.setting == setting:
                 by_arm.setdefault(run.arm.name if run.arm else "base", []).append(run)
         for mode in ("greedy", "sampled"):
-            outcomes = {name: read_outcome(work, same, mode) for name, same in by_arm.items()}
+            outcomes = {name: outcome_of(work, same, mode) for name, same in by_arm.items()}
             budgets[mode] = {name: outcomes[name] for name in SUMMARY if name in outcomes}
-            rows, numbers[f"{setting}, {mode}"] = [], {}
-            for name, one in outcomes.items():
-                # An arm with fewer seeds is compared with full SFT on these
-                seeds, problems = one.correct.shape
-                full, oracle = outcomes["full"].first(seeds), outcomes["oracle"].first(seeds)
-                draw = Resamples(seeds, problems)
-                accuracy, tokens = draw.means(one.correct), draw.means(one.tokens)
-                gain, saved = draw.means(one.correct - full.correct), draw.means(full.tokens - one.tokens)
-                share = saved / draw.means(full.tokens)
-                rows.append(
-                    [
-                        name,
-                        seeds,
-                        f"{one.correct.mean():.3f} ({interval(accuracy)})",
-                        f"{one.correct.mean() - full.correct.mean():+.3f} ({interval(gain)})",
-                        f"{one.tokens.mean():.0f} ({interval(tokens, 0)})",
-                        f"{1 - one.tokens.mean() / full.tokens.mean():+.1%} ({interval(share, 2)})",
-                        f"{one.cut_off.mean():.3f}",
-                        f"{one.answered.mean():.3f}",
-                        f"{one.queries.mean():.3f}",
-                    ]
-                )
-                numbers[f"{setting}, {mode}"][name] = {
-                    "accuracy": float(one.correct.mean()),
-                    "accuracy_by_seed": one.correct.mean(1).tolist(),
-                    "tokens": float(one.tokens.mean()),
-                    "cut_off": float(one.cut_off.mean()),
-                    "answered": float(one.answered.mean()),
-                    "queries": float(one.queries.mean()),
-                    "accuracy_gain": [float(gain.mean()), *np.quantile(gain, [0.025, 0.975]).tolist()],
-                    "tokens_saved": [float(share.mean()), *np.quantile(share, [0.025, 0.975]).tolist()],
-                    "roles": one.roles,
-                }
-                if name in ("marginal", "counterfactual"):
-                    parts = {}
-                    for what, mine, best in (
-                        ("accuracy", gain, draw.means(oracle.correct - full.correct)),
-                        ("length", saved, draw.means(full.tokens - oracle.tokens)),
-                    ):
-                        low, high = np.quantile(best, [0.025, 0.975])
-                        parts[what] = None
-                        if low > 0 or high < 0:  # otherwise there is nothing to have a share of
-                            low, high = np.quantile(mine / best, [0.025, 0.975])
-                            parts[what] = [float(mine.mean() / best.mean()), float(low), float(high)]
+            compared, numbers[f"{setting}, {mode}"] = compare(outcomes)
+            for name in ("marginal", "counterfactual"):
+                if name in outcomes:
+                    parts = gained_of_the_oracle(outcomes[name], outcomes["full"], outcomes["oracle"])
                     numbers[f"{setting}, {mode}"][name]["of_the_oracles_gain"] = parts
-            header = [
-                "arm",
-                "seeds",
-                "accuracy",
-                "less full",
-                "output tokens",
-                "saved",
-                "cut off",
-                "answered",
-                "queries right",
-            ]
-            title = "greedy" if mode == "greedy" else "temperature 0.6"
-            text += f"\n### {setting}, {title}\n\n{table(header, rows)}"
-            text += "\nSegments in an output, by role (mean count):\n\n"
-            text += table(
-                ["arm", *ROLES, "unknown"],
-                [[n, *(f"{o.roles.get(r, 0):.1f}" for r in (*ROLES, "unknown"))] for n, o in outcomes.items()],
-            )
+            text += f"\n### {setting}, {title_of(mode)}\n\n{compared}"
+            text += f"\nSegments in an output, by role (mean count):\n\n{roles_table(outcomes, ROLES)}"
         figure = f"outcomes_{setting}.svg"
         draw_outcomes({mode: numbers[f"{setting}, {mode}"] for mode in ("greedy", "sampled")}, out / figure)
         text += f"\n![Accuracy and output tokens of every arm, {setting}]({figure})\n"
@@ -554,46 +345,27 @@ def write_outcomes(work: Path, out: Path, runs: list[Run]) -> tuple[str, dict]:
     return text, numbers
 
 
-def draw_budgets(outcomes: dict[str, dict[str, Outcome]], path: Path) -> None:
-    """Accuracy if every output were cut off at a budget, from the outputs there are, one panel a mode."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    for axes, (mode, arms) in zip(figure.subplots(1, 2), outcomes.items(), strict=True):
-        budgets = np.arange(0, max(one.tokens.max() for one in arms.values()) + 1, 10)
-        for name, one in arms.items():
-            right = np.sort(one.tokens[one.correct > 0])
-            axes.plot(budgets, np.searchsorted(right, budgets, side="right") / one.correct.size, label=name)
-        axes.set_xlabel("token budget")
-        axes.set_ylabel("accuracy within the budget")
-        axes.set_title("greedy" if mode == "greedy" else "temperature 0.6", fontsize=10)
-        axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(path, metadata={"Date": None})
-
-
-def draw_outcomes(numbers: dict, path: Path) -> None:
-    """Accuracy against output tokens, one panel a mode."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    for axes, (mode, arms) in zip(figure.subplots(1, 2), numbers.items(), strict=True):
-        for number, (name, one) in enumerate(arms.items()):
-            look = {"color": f"C{number % 7}", "marker": "os^"[number // 7 % 3]}
-            axes.plot(one["tokens"], one["accuracy"], linestyle="none", markersize=5, label=name, **look)
-        axes.set_xlabel("output tokens, mean")
-        axes.set_ylabel("accuracy")
-        axes.set_title("greedy" if mode == "greedy" else "temperature 0.6", fontsize=10)
-        axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=7)
-    figure.savefig(path, metadata={"Date": None})
+def gained_of_the_oracle(one: Outcome, full: Outcome, oracle: Outcome) -> dict[str, list[float] | None]:
+    """Which share of the oracle's gain over full SFT an arm reaches, in accuracy and length, with intervals."""
+    seeds, problems = one.correct.shape[:2]
+    full, oracle, draw = full.first(seeds), oracle.first(seeds), Resamples(seeds, problems)
+    parts: dict[str, list[float] | None] = {}
+    for what, mine, best in (
+        ("accuracy", draw.means(one.correct - full.correct), draw.means(oracle.correct - full.correct)),
+        ("length", draw.means(full.tokens - one.tokens), draw.means(full.tokens - oracle.tokens)),
+    ):
+        low, high = np.quantile(best, [0.025, 0.975])
+        parts[what] = None
+        if low > 0 or high < 0:  # otherwise there is nothing to have a share of
+            parts[what] = with_interval(mine.mean() / best.mean(), mine / best)
+    return parts
 
 
 def write_gains(numbers: dict) -> str:
     """How much of what the oracle gains over full SFT a rule reaches."""
     rows = []
-    for where, arms in numbers.items():
-        for name, one in arms.items():
+    for where, by_arm in numbers.items():
+        for name, one in by_arm.items():
             if "of_the_oracles_gain" in one:
                 parts = one["of_the_oracles_gain"]
                 cells = [
@@ -624,7 +396,7 @@ def study(args: argparse.Namespace) -> None:
         for setting, scorer, seconds, printed in jobs_done:
             costs[setting][scorer] = {
                 "seconds": seconds / n_traces,
-                "evaluations": mean_evaluations(work, setting, scorer),
+                "evaluations": mean_evaluations(work / setting / scorer),
             }
             print(f"{setting}: {scorer} in {seconds:.0f} s. {printed.strip().splitlines()[0]}", flush=True)
 
@@ -712,14 +484,6 @@ no longer than a budget.
 (rule - full) / (oracle - full). A dash: the oracle's own gain is not clear of zero (its interval spans it).
 
 {gains}"""
-
-
-def mean_evaluations(work: Path, setting: str, scorer: str) -> float:
-    """Gradient evaluations a trace in a store."""
-    from trl_segment import AttributionStore
-
-    store = AttributionStore(work / setting / scorer)
-    return float(np.mean([store[key].evaluations for key in store]))
 
 
 def main() -> None:

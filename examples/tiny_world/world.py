@@ -22,7 +22,7 @@ import argparse
 import itertools
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 
@@ -214,21 +214,89 @@ class Problem:
     @property
     def question(self) -> str:
         """The question as text, on one line."""
-        lines = "; ".join(f"{name}: {a} with {b}" for name, (a, b) in zip(self.registers, self.operands, strict=True))
-        return f"Follow the table of stones. Lines: {lines}. Report {_listed(self.asked)}."
+        lines = "; ".join(f"{name}: {self._line(name)}" for name in self.registers)
+        return f"Follow the table of stones. Lines: {lines}. Report {listed(self.asked)}."
 
     @property
     def values(self) -> dict[str, str]:
         """Content of every register, by the table."""
         values: dict[str, str] = {}
-        for name, (a, b) in zip(self.registers, self.operands, strict=True):
-            values[name] = TABLE[values.get(a, a), values.get(b, b)]
+        for name in self.registers:
+            values[name] = self.content(name, values)
         return values
 
     @property
     def answer(self) -> str:
         """Contents of the registers asked for, as `\\text{alpha=ruby, gamma=jade}`."""
-        return boxed(self.values, self.asked)
+        return self.boxed(self.values)
+
+    # From here on: the words of a trace. Another world has others, see `examples/study/word_problems.py`
+
+    def boxed(self, found: dict[str, str]) -> str:
+        """
+        What stands in the box if these are the contents: inside `\\text`, because a grader of formulas would take
+        `ruby` for a product.
+        """
+        return "\\text{" + ", ".join(f"{name}={found[name]}" for name in self.asked) + "}"
+
+    def response(self, found: dict[str, str]) -> str:
+        """What follows the think block if these are the contents."""
+        return f"The table gives \\boxed{{{self.boxed(found)}}}."
+
+    def opening(self) -> str:
+        """The body of the first segment."""
+        return f"wants {listed(self.asked)} and the lines have to be done one by one in order."
+
+    def definition(self, name: str) -> tuple[str, str]:
+        """The operands of a register."""
+        return self.operands[self.registers.index(name)]
+
+    def content(self, name: str, found: dict[str, str]) -> str:
+        """What a register holds if earlier ones hold what was found."""
+        return TABLE[self._looked_up(name, found)]
+
+    def wrong_content(self, rng: random.Random, name: str, found: dict[str, str]) -> str:
+        """A guess that is wrong."""
+        return rng.choice([stone for stone in STONES if stone != self.content(name, found)])
+
+    def working(self, lead: str, name: str, found: dict[str, str]) -> str:
+        """How a register is settled: its line, and what comes out by the table."""
+        a, b = self._looked_up(name, found)
+        value = self.content(name, found)
+        used = [o for o in self.definition(name) if o in found]
+        where = f", where {used[0]}={found[used[0]]}" if used else ""
+        return f"{name}: {self._line(name)}{where}. {lead} {a} with {b} makes {value}, so {name}={value}."
+
+    def hunch(self, name: str, value: str) -> str:
+        """A register is guessed."""
+        return f"{name}: {self._line(name)}. It feels right without the table, so {name}={value}."
+
+    def reminder(self, names: list[str], found: dict[str, str]) -> str:
+        """Contents found above are said once more."""
+        return f"what was found above: by now {self._contents(names, found)}, and the rest stays as it is."
+
+    def quotation(self, names: list[str]) -> str:
+        """Lines of the question are said once more."""
+        return f"what the question says: there we read {' and '.join(f'{n}: {self._line(n)}' for n in names)}."
+
+    def aside(self, rng: random.Random) -> str:
+        """What nobody asked for."""
+        a, b, c = (rng.choice(STONES) for _ in range(3))
+        return f"{a} with {b} makes {TABLE[a, b]} and {b} with {c} makes {TABLE[b, c]}, but no line asks."
+
+    def statement(self, found: dict[str, str]) -> str:
+        """The answer is said."""
+        return f"the answer is {', '.join(f'{name}={found[name]}' for name in self.asked)}."
+
+    def _line(self, name: str) -> str:
+        return " with ".join(self.definition(name))
+
+    def _looked_up(self, name: str, found: dict[str, str]) -> tuple[str, str]:
+        a, b = (found.get(o, o) for o in self.definition(name))
+        return a, b
+
+    def _contents(self, names: list[str], found: dict[str, str]) -> str:
+        return listed([f"{n}={found[n]}" for n in names])
 
 
 @dataclass(frozen=True)
@@ -288,25 +356,20 @@ class Trace:
     @property
     def boxed(self) -> str:
         """The answer that follows from the trace."""
-        return boxed(self.found, self.problem.asked)
+        return self.problem.boxed(self.found)
 
     @property
     def solution(self) -> str:
         """The whole output: think block and short response."""
-        return f"<think>\n{self.reasoning}\n</think>\n\nThe table gives \\boxed{{{self.boxed}}}."
+        return f"<think>\n{self.reasoning}\n</think>\n\n{self.problem.response(self.found)}"
 
     def first_answerable(self) -> int:
         """Number of segments after which every register asked for stands at its last found content."""
         return max(i for i, s in enumerate(self.segments) if s.register in self.problem.asked) + 1
 
 
-def _listed(words: tuple[str, ...] | list[str]) -> str:
+def listed(words: tuple[str, ...] | list[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
-
-
-def boxed(values: dict[str, str], asked: tuple[str, ...]) -> str:
-    """What stands in the box: inside `\\text`, because a grader of formulas would take `ruby` for a product."""
-    return "\\text{" + ", ".join(f"{name}={values[name]}" for name in asked) + "}"
 
 
 # One way to say that a step is worked out, two for most others: otherwise redundancy, drawn over and over, would
@@ -353,16 +416,36 @@ def make_problem(rng: random.Random, settings: WorldSettings) -> Problem:
     names = REGISTERS[:n]
     asked = [i == n - 1 or rng.random() < settings.asked for i in range(n)]
     operands = [[rng.choice(STONES), rng.choice(STONES)] for _ in range(n)]
-    free = set(range(1, n))  # registers that do not use another one yet
-    for i in range(n - 1, -1, -1):  # from the last: late registers have the fewest later ones to be used by
+    for user, used in draw_links(rng, asked, settings.linked):
+        operands[user][rng.randrange(2)] = names[used]
+    return Problem(names, tuple(map(tuple, operands)), tuple(x for x, a in zip(names, asked, strict=True) if a))
+
+
+def draw_links(rng: random.Random, asked: list[bool], linked: float) -> Iterator[tuple[int, int]]:
+    """
+    Draws which registers use an earlier one, at most one each, so that none is needed for nothing.
+
+    Args:
+        rng (`random.Random`):
+            Source of randomness.
+        asked (`list[bool]`):
+            Whether the question asks for each register. One that it does not ask for and that no later one is left to
+            use is asked for from here on: the list is changed in place.
+        linked (`float`):
+            Probability that a register asked for is used as well.
+
+    Yields:
+        `tuple[int, int]`: index of a register and of the earlier one it uses.
+    """
+    free = set(range(1, len(asked)))  # registers that do not use another one yet
+    for i in range(len(asked) - 1, -1, -1):  # from the last: late ones have the fewest later ones to be used by
         users = [j for j in sorted(free) if j > i]
-        if users and (not asked[i] or rng.random() < settings.linked):
+        if users and (not asked[i] or rng.random() < linked):
             user = rng.choice(users)
-            operands[user][rng.randrange(2)] = names[i]
+            yield user, i
             free.discard(user)
         elif not asked[i]:
-            asked[i] = True  # nobody is left to use it, so that it would be needed for nothing
-    return Problem(names, tuple(map(tuple, operands)), tuple(x for x, a in zip(names, asked, strict=True) if a))
+            asked[i] = True
 
 
 def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) -> Trace:
@@ -389,29 +472,14 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
         opening = rng.choice(list(OPENINGS.values()))
         trace.segments.append(Segment(role, opening, words, body + tail, register))
 
-    def definition(name: str) -> tuple[str, str]:
-        return problem.operands[problem.registers.index(name)]
-
-    def where(name: str) -> str:
-        registers = [o for o in definition(name) if o in found]
-        return f", where {registers[0]}={found[registers[0]]}" if registers else ""
-
-    def looked_up(name: str) -> tuple[str, str, str]:
-        a, b = (found.get(o, o) for o in definition(name))
-        return a, b, TABLE[a, b]
-
     def resolve(name: str, role: str) -> None:
-        a, b, value = looked_up(name)
-        x, y = definition(name)
         lead = "That was wrong," if role.startswith("correction") else "Then"
-        said = f"{name}: {x} with {y}{where(name)}."
-        emit(role, f"{said} {lead} {a} with {b} makes {value}, so {name}={value}.", name)
-        found[name] = value
+        emit(role, problem.working(lead, name, found), name)
+        found[name] = problem.content(name, found)
 
     def guess(name: str) -> None:
-        value = rng.choice([s for s in STONES if s != looked_up(name)[2]])
-        x, y = definition(name)
-        emit("error", f"{name}: {x} with {y}. It feels right without the table, so {name}={value}.", name)
+        value = problem.wrong_content(rng, name, found)
+        emit("error", problem.hunch(name, value), name)
         found[name] = value
 
     def redundant(role: str, settled: list[str]) -> None:
@@ -420,38 +488,22 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
         if role == "verification":
             # Mostly the register just settled: that is what a model that checks itself does.
             name = settled[-1] if rng.random() < 0.7 else rng.choice(settled)
-            a, b, value = looked_up(name)
-            x, y = definition(name)
-            said = f"{name}: {x} with {y}{where(name)}."
-            emit(role, f"{said} Again {a} with {b} makes {value}, so {name}={value}.")
+            emit(role, problem.working("Again", name, found))
         elif role == "restatement" and settled and rng.random() < 0.6:
             # Any of them, not the last: a model learns to look registers up by their names
             names = sorted(rng.sample(settled, min(3, len(settled))), key=settled.index)
-            said = _listed([f"{n}={found[n]}" for n in names])
-            emit(role, f"what was found above: by now {said}, and the rest stays as it is.")
+            emit(role, problem.reminder(names, found))
         elif role == "restatement":
             i = rng.randrange(len(problem.operands))
             lines = [problem.registers[i], problem.registers[(i + 1) % len(problem.operands)]]
-            said = " and ".join(f"{n}: {definition(n)[0]} with {definition(n)[1]}" for n in dict.fromkeys(lines))
-            emit(role, f"what the question says: there we read {said}.")
+            emit(role, problem.quotation(list(dict.fromkeys(lines))))
         elif role == "filler":
             emit(role, rng.choice(_FILLERS))
         else:
-            a, b, c = (rng.choice(STONES) for _ in range(3))
-            emit(
-                "digression",
-                f"{a} with {b} makes {TABLE[a, b]} and {b} with {c} makes {TABLE[b, c]}, but no line asks.",
-            )
+            emit("digression", problem.aside(rng))
 
     first = rng.choice(("Let me see, the question", "Let me start, the task"))
-    trace.segments.append(
-        Segment(
-            "restatement",
-            "",
-            first,
-            f"wants {_listed(problem.asked)} and the lines have to be done one by one in order.",
-        )
-    )
+    trace.segments.append(Segment("restatement", "", first, problem.opening()))
     shares = settings.shares
     careful: list[str] = []  # registers that may be verified: their content is what their operands make
     for name in problem.registers:
@@ -482,7 +534,7 @@ def make_trace(rng: random.Random, problem: Problem, settings: WorldSettings) ->
         for role in after:
             redundant(role, list(careful))
     for _ in range(settings.statements):
-        emit("statement", f"the answer is {', '.join(f'{name}={found[name]}' for name in problem.asked)}.")
+        emit("statement", problem.statement(found))
     return trace
 
 
@@ -643,12 +695,23 @@ def role_of(segment: str) -> str | None:
     return None
 
 
-def main() -> None:
+def main(settings: list[str], default: str, make: Callable[[str, str], dict]) -> None:
+    """
+    Prints one trace with the role of each segment.
+
+    Args:
+        settings (`list[str]`):
+            Names of settings to choose from.
+        default (`str`):
+            The one that is taken otherwise.
+        make (`Callable`):
+            Makes a row of a setting and a seed.
+    """
     parser = argparse.ArgumentParser(description="Print one teacher trace with the role of each segment.")
-    parser.add_argument("--setting", default="repetition", choices=sorted(SETTINGS))
+    parser.add_argument("--setting", default=default, choices=settings)
     parser.add_argument("--seed", default="0")
     args = parser.parse_args()
-    row = make_row(SETTINGS[args.setting], args.seed)
+    row = make(args.setting, args.seed)
     print(row["question"] + PROMPT_SUFFIX)
     for role, text in zip(row["roles"], split_segments(parse_solution(row["solution"])[0]), strict=True):
         print(f"{role:>16} | {text.removeprefix(chr(10) * 2)}")
@@ -656,4 +719,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sorted(SETTINGS), "repetition", lambda setting, seed: make_row(SETTINGS[setting], seed))

@@ -9,7 +9,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from trl_segment.attribution import IntegratedGradients
 from trl_segment.attribution.cost import activation_bytes, embedding_bytes, layer_bytes
-from trl_segment.attribution.memory import PassPlan, free_memory, plan_passes
+from trl_segment.attribution.memory import PassPlan, fits, free_memory, plan_passes
 from trl_segment.models import Passes, checkpointing
 
 
@@ -147,3 +147,17 @@ def test_what_cannot_fit_says_so(model, monkeypatch):
 
 def test_free_memory_of_a_cpu():
     assert 2**20 < free_memory(torch.device("cpu")) < 2**50
+
+
+def test_what_fits_in_a_device_by_hand():
+    layer, node = layer_bytes(CONFIG, 1000, 2), activation_bytes(CONFIG, 1000, 2) + embedding_bytes(CONFIG, 1000, 2)
+    model = Qwen2ForCausalLM(CONFIG)
+    weights = 2 * sum(parameter.numel() for parameter in model.parameters())
+    # Four fifths of what the weights leave are used
+    assert fits(CONFIG, 1000, weights + 1.26 * node) == "yes"
+    assert fits(CONFIG, 1000, weights + 1.24 * node) == "yes, with checkpointing"
+    # The last layer is there anyway
+    least = layer + 5 * 2 * 64 * 1000 + 1000 * 64 * 20
+    assert fits(CONFIG, 1000, weights + 1.26 * least) == "yes, with checkpointing"
+    assert fits(CONFIG, 1000, weights + 1.24 * least) == "no"
+    assert fits(CONFIG, 1000, weights / 2) == "no"

@@ -20,6 +20,7 @@ import pytest
 import trl
 import yaml
 from accelerate.commands.launch import launch_command_parser
+from dataset_forms import ON_THE_HUB, write_dataset
 from helpers import REPOSITORY
 
 from trl_segment import SegmentSelectiveSFTConfig
@@ -193,6 +194,8 @@ def reader(tmp_path, monkeypatch, first_rows, scores):
     for name in DATASETS:
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "train.jsonl").write_text(first_rows, encoding="utf-8")
+    for name, parts in ON_THE_HUB.items():
+        write_dataset(tmp_path / name, parts)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(SegmentSelectiveSFTConfig, "__post_init__", _small(SegmentSelectiveSFTConfig.__post_init__))
     return tmp_path

@@ -209,7 +209,9 @@ def test_thinking_parts_are_the_reasoning(content):
 )
 def test_columns_of_s1k_are_read_in_place_of_its_reference(columns):
     trace = build_trace({"question": "2 + 3?", "solution": "The reference.\n\nWait, no.", **columns})
-    assert (trace.segment_texts, trace.answer, trace.note) == (PIECES, "5", None)
+    assert (trace.segment_texts, trace.answer) == (PIECES, "5")
+    thinking, attempt = columns
+    assert trace.note == f"'question' and {thinking!r} and {attempt!r} were read, and 'solution' not"
     assert trace.completion.endswith(RESPONSE)
 
 

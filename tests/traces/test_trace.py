@@ -243,7 +243,7 @@ def test_an_empty_field_is_a_problem_of_its_row_alone(row, problem):
     assert build_trace({**row, "answer": "5"}).problem.startswith(problem)
 
 
-@pytest.mark.parametrize("row", [{}, {"question": "q"}, {"prompt": "p"}, {"input": "a", "output": "b"}])
+@pytest.mark.parametrize("row", [{}, {"question": "q"}, {"prompt": "p"}, {"ask": "a", "reply": "b"}])
 def test_unknown_format_names_the_columns(row):
     with pytest.raises(ValueError, match="not in a format that can be read") as error:
         build_trace(row)

@@ -21,6 +21,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 # NVIDIA H100 SXM, bfloat16 without sparsity, by its data sheet
 H100_TFLOPS = 989.0
+# By the same data sheet; float32 products do not run on tensor cores
+TFLOPS_BY_PRECISION = {"bfloat16": H100_TFLOPS, "float16": H100_TFLOPS, "tf32": 494.7, "float32": 67.0}
 
 _GIB = 2**30
 

@@ -7,7 +7,7 @@ import psutil
 import torch
 from transformers import PreTrainedConfig
 
-from .cost import embedding_bytes, layer_bytes
+from .cost import count_weights, embedding_bytes, layer_bytes
 
 
 # Autograd keeps up to an eighth more than the formula counts (docs/cost.md), and allocators lose some to fragments
@@ -99,6 +99,32 @@ def plan_passes(
     over = layers * kept + ends - memory
     recomputed = layers if whole else min(layers, math.ceil(over / max(kept - layer_input, 1.0)))
     return PassPlan(1, recomputed)
+
+
+def fits(model_config: PreTrainedConfig, tokens: int, memory: float, bytes_per_number: float = 2) -> str:
+    """
+    Whether a model and the gradient passes of a sequence fit into a device.
+
+    Args:
+        model_config ([`~transformers.PreTrainedConfig`]):
+            Config of the model.
+        tokens (`int`):
+            Tokens of the sequence.
+        memory (`float`):
+            Bytes of the device, for weights and passes.
+        bytes_per_number (`float`, *optional*, defaults to `2`):
+            Bytes of a weight and of an activation.
+
+    Returns:
+        `str`: `"yes"`, `"yes, with checkpointing"` (some layers are recomputed) or `"no"`.
+    """
+    left = USABLE * (memory - count_weights(model_config)[0] * bytes_per_number)
+    if left <= 0:
+        return "no"
+    plan = plan_passes(model_config, tokens, left, bytes_per_number)
+    if plan.recomputed_layers == 0:
+        return "yes"
+    return "yes, with checkpointing" if plan.bytes(model_config, tokens, bytes_per_number) <= left else "no"
 
 
 def free_memory(device: torch.device) -> float:

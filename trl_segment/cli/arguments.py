@@ -169,3 +169,30 @@ class ModelArguments(LoadingArguments):
         default="float32",
         metadata={"help": "Precision of the weights.", "choices": ["auto", "bfloat16", "float16", "float32", "tf32"]},
     )
+
+
+@dataclass
+class AttributionModelArguments(LoadingArguments):
+    """
+    The model that attributes, and its precision. Extends [`LoadingArguments`].
+
+    Parameters:
+        dtype (`str`, *optional*):
+            Precision of the weights, see [`ModelArguments`]. Defaults to `"auto"` (that of the checkpoint) on an
+            accelerator, and to `"float32"` on a CPU.
+    """
+
+    dtype: str | None = field(
+        default=None,
+        metadata={
+            "help": "Precision of the weights. By default that of the checkpoint, on a CPU float32.",
+            "choices": ["auto", "bfloat16", "float16", "float32", "tf32"],
+        },
+    )
+
+    @property
+    def precision(self) -> str:
+        """The precision that this process loads the model in."""
+        from ..models import process_state
+
+        return self.dtype or ("float32" if process_state().device.type == "cpu" else "auto")

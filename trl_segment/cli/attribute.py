@@ -11,8 +11,8 @@ from ..models import process_state
 from ..selection import SelectionConfig
 from ..store import AttributionStore, exclusive_run
 from ..traces import row_name
-from .arguments import ModelArguments, StreamingDatasetArguments
-from .data import load_train_split, trace_reader
+from .arguments import AttributionModelArguments, StreamingDatasetArguments
+from .data import check_readings, load_train_split, trace_reader
 from .dry_run import plan_attribute
 from .output import count, say
 from .parser import CommandParser, Group
@@ -73,7 +73,7 @@ def make_parser() -> CommandParser:
         Group("dataset", StreamingDatasetArguments),
         Group("store and run", AttributeArguments),
         Group("attribution", AttributionConfig),
-        Group("model", ModelArguments),
+        Group("model", AttributionModelArguments),
         Group(
             "selection that the scores are for, only with --attribution_stop decision", SelectionConfig, _WITHOUT, True
         ),
@@ -122,7 +122,9 @@ def _attribute(parser, data_args, args, config, selection, model_args, state) ->
     dataset = load_train_split(data_args, data_args.dataset_streaming)
     if config.attribution_rule == "density" and state.num_processes > 1:
         parser.error("--attribution_rule density learns from the first traces of one process: start one process")
-    model, tokenizer = model_args.load(model_args.dtype)
+    read = trace_reader(config, data_args.dataset_text_field)
+    check_readings(dataset, read)
+    model, tokenizer = model_args.load(model_args.precision)
     settings = attribution_settings(model, tokenizer, config, selection=selection)
     store = AttributionStore(args.attributions, settings)
     if config.attribution_rule == "density" and args.share and store.read_array("density") is None:
@@ -131,7 +133,6 @@ def _attribute(parser, data_args, args, config, selection, model_args, state) ->
             "something else. Attribute a few traces into this store without --shard first, then the shards"
         )
     shard, shards = args.share or (1, 1)
-    read = trace_reader(config, data_args.dataset_text_field)
     if data_args.dataset_streaming:
         # Every process of every job has a part
         part, parts = (shard - 1) + shards * state.process_index, shards * state.num_processes

@@ -1,15 +1,26 @@
 """Read the dataset and the store that a command line names."""
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..store import AttributionStore, StoredAttribution, open_store
 from ..store.rows import check_segments
-from ..traces import Trace, TraceConfig, build_trace, describe_segmenter, load_segmenter, naming_errors, row_name
+from ..traces import (
+    Trace,
+    TraceConfig,
+    build_trace,
+    describe_segmenter,
+    load_segmenter,
+    message_text,
+    naming_errors,
+    row_name,
+)
 from .arguments import DatasetArguments
 from .errors import UserError
-from .output import reasons, say
+from .output import count, reasons, say
 
 
 if TYPE_CHECKING:
@@ -103,6 +114,115 @@ def trace_reader(config: TraceConfig, text_column: str) -> Callable[[Mapping[str
             return build_trace(row, config, segmenter, text_column=text_column)
 
     return read
+
+
+# Rows of which one must have marks of reasoning or a statement of its answer, before a model is loaded
+_LOOKED_AT = 1000
+# Characters of each end that are shown of a text
+_SHOWN = 80
+
+
+class Readings:
+    """
+    In which ways rows are read.
+
+    Attributes:
+        first (`tuple[str, Trace]` or `None`):
+            Name and trace of the first row that can be attributed.
+    """
+
+    def __init__(self):
+        self.first: tuple[str, Trace] | None = None
+        self._counts: Counter[str] = Counter()
+        self._attributable = self._without_response = 0
+
+    def watch(self, traces: Iterable[tuple[str, Trace]]) -> Iterator[tuple[str, Trace]]:
+        """
+        Count traces as they pass.
+
+        Args:
+            traces (`Iterable[tuple[str, Trace]]`):
+                Names and traces.
+
+        Yields:
+            `tuple[str, Trace]`: Each of them.
+        """
+        for name, trace in traces:
+            self._counts[trace.reading] += 1
+            if trace.problem is None:
+                self.first = self.first or (name, trace)
+                self._attributable += 1
+                self._without_response += trace.response_inside
+            yield name, trace
+
+    def say(self) -> None:
+        """Print how many rows are read in each way, and one of them."""
+        say("Rows by the way they are read:")
+        say(*(f"  {number:,} x {reading}" for reading, number in self._counts.most_common()))
+        if self.first is None:
+            return
+        name, trace = self.first
+        prompt = trace.prompt if isinstance(trace.prompt, str) else "\n".join(map(message_text, trace.prompt))
+        start, end = trace.reasoning
+        texts = {
+            "prompt": prompt,
+            "reasoning": trace.completion[start:end],
+            "response": trace.completion[trace.response :],
+            "answer": trace.answer or "",
+        }
+        say(f"{name} as it is read, the ends of each text:")
+        say(*(f"  {label:<10} {_ends(text)}" for label, text in texts.items()))
+        say(f"  {'segments':<10} {len(trace.segments)}")
+
+    def check(self) -> None:
+        """
+        Refuse a dataset in which nothing says where any reasoning ends.
+
+        Raises:
+            `UserError`: If the response lies inside of what would be taken for the reasoning in every row.
+        """
+        if self._attributable and self._without_response == self._attributable:
+            raise UserError(
+                f"none of {count(self._attributable, 'row')} has marks of reasoning such as <think> or a last "
+                "paragraph that states the answer, so the response would lie inside the reasoning. Set "
+                "--reasoning_end (and --reasoning_start) to the marks of this dataset, or --reasoning_column and "
+                "--response_column where they stand in columns of their own. Where the rows are reasoning alone, set "
+                "--reasoning_start ''"
+            )
+
+
+def check_readings(rows: Iterable[Mapping[str, Any]], read: Callable[[Mapping[str, Any], str], Trace]) -> None:
+    """
+    Look at the first rows of a dataset before a model is loaded for it.
+
+    Args:
+        rows (`Iterable[Mapping]`):
+            The dataset.
+        read (`Callable`):
+            See [`trace_reader`].
+
+    Raises:
+        `UserError`: See [`Readings.check`].
+    """
+    readings = Readings()
+    looked_at = enumerate(itertools.islice(rows, _LOOKED_AT))
+    # One row with marks is enough
+    for _, trace in readings.watch((name, read(row, name)) for name, row in _named(looked_at)):
+        if trace.problem is None and not trace.response_inside:
+            return
+    readings.check()
+
+
+def _named(numbered):
+    return ((row_name(row, index), row) for index, row in numbered)
+
+
+def _ends(text: str) -> str:
+    """The first and the last characters of a text, in one line."""
+    text = " ".join(text.split()) if len(text) <= 2 * _SHOWN else text
+    if len(text) <= 2 * _SHOWN:
+        return text
+    return " ... ".join(" ".join(part.split()) for part in (text[:_SHOWN], text[-_SHOWN:]))
 
 
 def roles_of(row: Mapping[str, Any], column: str = "roles") -> list[str] | None:

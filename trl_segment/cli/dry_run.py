@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from ..attribution import AttributionConfig
-from ..attribution.cost import H100_TFLOPS, count_weights, estimate_cost, forward_flops
+from ..attribution.cost import TFLOPS_BY_PRECISION, count_weights, estimate_cost, forward_flops
+from ..attribution.memory import fits
 from ..attribution.plan import plan_attribution
 from ..configs import config_of
 from ..models import load_config, load_tokenizer
@@ -17,13 +18,17 @@ from ..progress import progress_bar
 from ..selection import SelectionConfig, select
 from ..store import AttributionStore, open_store
 from ..traces import describe_notes, encode_with_spans, join_completion, render_prompt, row_name
-from .data import load_train_split, trace_reader
+from .data import Readings, load_train_split, trace_reader
 from .errors import UserError
 from .output import count, reasons, say, some_of
 
 
 _UTILIZATION = 0.4
 _GIB = 2**30
+# Of an H100 or an A100
+_DEVICE_GB = 80
+# Precisions that a plan is compared in
+_COMPARED = ("bfloat16", "float32")
 
 
 def plan_attribute(data_args, args, config: AttributionConfig, selection: SelectionConfig, model_args, state) -> None:
@@ -48,8 +53,9 @@ def plan_attribute(data_args, args, config: AttributionConfig, selection: Select
         return
     dataset = load_train_split(data_args, data_args.dataset_streaming)
     read = trace_reader(config, data_args.dataset_text_field)
+    readings = Readings()
     _say_attribution(
-        ((name, read(row, name)) for name, row in _named(dataset)),
+        readings.watch((name, read(row, name)) for name, row in _named(dataset)),
         None if data_args.dataset_streaming else len(dataset),
         *_load(
             model_args.model_name_or_path,
@@ -62,6 +68,8 @@ def plan_attribute(data_args, args, config: AttributionConfig, selection: Select
             path=args.attributions, selection=selection, dtype=model_args.dtype, devices=state.num_processes
         ),
     )
+    readings.say()
+    readings.check()
     say("Nothing was loaded, attributed or written.")
 
 
@@ -88,7 +96,11 @@ def plan_sft(dataset, training_args, model_args, devices: int = 1) -> None:
     )
     read = trace_reader(attribution, args.dataset_text_field)
     rows = progress_bar(dataset, "Counting tokens", total=len(dataset))
-    traces = [(name, read(row, name)) for name, row in _named(rows)]
+    readings = Readings()
+    traces = list(readings.watch((name, read(row, name)) for name, row in _named(rows)))
+    readings.say()
+    if args.selection != "all":
+        readings.check()
     lengths = [_training_tokens(trace, tokenizer) for _, trace in traces]
     longest = args.max_length or max(lengths)
     trained = [min(length, longest) for length in lengths]
@@ -98,7 +110,8 @@ def plan_sft(dataset, training_args, model_args, devices: int = 1) -> None:
     )
     cut = sum(length > longest for length in lengths)
     if cut:
-        say(f"{count(cut, 'trace')} longer than max_length {longest:,} would be cut.")
+        most = "MOST TRACES LOSE THEIR END: " if 2 * cut > len(lengths) else ""
+        say(f"{most}{count(cut, 'trace')} longer than max_length {longest:,} would be cut.")
 
     if args.selection == "all":
         say("Every segment would be trained.")
@@ -133,14 +146,16 @@ def _say_training(trained, longest, config, args, model_args, devices):
     passes = 2 if model_args.use_peft else 3  # backward for the activations, and unless frozen for the weights
     passes += bool(args.gradient_checkpointing)
     flops = epochs * passes * float(forward_flops(config, trained, in_layers).sum())
-    hours = flops / (devices * H100_TFLOPS * 1e12 * _UTILIZATION) / 3600
+    hours = {name: flops / (devices * TFLOPS_BY_PRECISION[name] * 1e12 * _UTILIZATION) / 3600 for name in _COMPARED}
     number = _bytes_per_number(config, model_args.dtype or "auto")
     state = "weights" if model_args.use_peft else "weights, gradients and two AdamW moments"
-    memory = parameters * number * (1 if model_args.use_peft else 4) / _GIB
+    memory = parameters * number * (1 if model_args.use_peft else 4)
+    alone = "fit" if memory < _DEVICE_GB * 1e9 else "do not fit"
     say(
         f"Training: {count(steps, 'step')} of {count(per_step, 'sequence')} ({epochs:.1f} epochs), {flops:.2e} "
-        f"operations, about {hours:,.2f} hours on {devices} x H100 at {_UTILIZATION:.0%} of its peak (an assumption); "
-        f"{state} take {memory:,.1f} GiB before any sharding, activations and logits come on top.",
+        f"operations, about {' or '.join(f'{value:,.2f} hours in {name}' for name, value in hours.items())} on "
+        f"{devices} x H100 at {_UTILIZATION:.0%} of its peak (an assumption); {state} take {memory / _GIB:,.1f} GiB "
+        f"before any sharding and {alone} in {_DEVICE_GB} GB, activations and logits come on top.",
         f"The result would be in {args.output_dir}. Nothing was loaded, trained or written.",
     )
 
@@ -180,8 +195,25 @@ def _say_attribution(traces, total, model_config, tokenizer, config: Attribution
             devices=run.devices,
             max_tokens_per_forward=config.attribution_max_tokens,
             bytes_per_number=_bytes_per_number(model_config, run.dtype),
+            device_tflops=TFLOPS_BY_PRECISION[_precision(model_config, run.dtype)],
+            utilization=_UTILIZATION,
         )
         say(f"{label}, {evaluations:.1f} gradient evaluations per trace: {cost}.")
+    for name in _COMPARED:
+        number = getattr(torch, name).itemsize
+        cost = estimate_cost(
+            model_config,
+            plan.tokens,
+            plan.most_evaluations,
+            devices=run.devices,
+            max_tokens_per_forward=config.attribution_max_tokens,
+            bytes_per_number=number,
+            device_tflops=TFLOPS_BY_PRECISION[name],
+            utilization=_UTILIZATION,
+        )
+        fit = fits(model_config, max(plan.tokens), _DEVICE_GB * 1e9, number)
+        taken = "" if name != _precision(model_config, run.dtype) else " (this run's precision)"
+        say(f"  {name}{taken}: at most {cost.hours:,.2f} hours; fits in {_DEVICE_GB} GB: {fit}")
     say(
         f"Hours are for {run.devices} x H100 at {_UTILIZATION:.0%} of its peak, an assumption: scale them by the "
         "share that yours reaches."
@@ -194,7 +226,9 @@ def _say_selection(traces, name, selection: SelectionConfig):
     missing = []
     for label, trace in traces:
         stored = store.get(trace.key)
-        if stored is None:
+        if trace.problem is not None:
+            full += 1
+        elif stored is None:
             missing.append(label)
         elif stored.problem is not None:
             full += 1
@@ -228,6 +262,15 @@ def _load(name, revision, trust_remote_code, chat_template_path):
 
 
 def _bytes_per_number(config, dtype) -> int:
-    dtype, _ = split_precision(dtype)
+    return _dtype(config, split_precision(dtype)[0]).itemsize
+
+
+def _precision(config, dtype) -> str:
+    """What products are made in, as the peaks of devices name it."""
+    dtype, tf32 = split_precision(dtype)
+    return "tf32" if tf32 else str(_dtype(config, dtype)).removeprefix("torch.")
+
+
+def _dtype(config, dtype) -> torch.dtype:
     dtype = getattr(torch, dtype, None) if dtype not in (None, "auto") else config.dtype
-    return (dtype or torch.float32).itemsize
+    return dtype or torch.float32

@@ -9,10 +9,11 @@ from trl.cli.accelerate_config import resolve_accelerate_config_argument
 from trl.scripts.utils import get_dataset
 
 from ..attribution import AttributionConfig
+from ..configs import config_of
 from ..models import process_state
 from ..traces import TraceConfig
 from ..trainer import SegmentSelectiveSFTConfig, SegmentSelectiveSFTTrainer
-from .data import load_splits
+from .data import check_readings, load_splits, trace_reader
 from .dry_run import plan_sft
 from .errors import UserError
 from .output import say
@@ -164,6 +165,10 @@ def _train(script_args, training_args, model_args, mixture) -> None:
         **(training_args.model_init_kwargs or {}),
     }
     train_dataset, eval_dataset = _load(script_args, mixture, training_args.eval_strategy != "no")
+    if training_args.selection != "all" and "input_ids" not in (train_dataset.column_names or ()):
+        check_readings(
+            train_dataset, trace_reader(config_of(TraceConfig, training_args), training_args.dataset_text_field)
+        )
     trainer = SegmentSelectiveSFTTrainer(
         model=model_args.model_name_or_path,
         args=training_args,

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..traces import SEGMENTERS, TraceConfig
+from ..traces.columns import COLUMN_OPTIONS
 from ..traces.statements import STATEMENTS
 
 
@@ -13,6 +14,9 @@ STORE_VERSION = 2
 
 # `segmenter` of a store whose segments a function of the user's has cut
 CUSTOM_SEGMENTER = "custom"
+
+# Options of reading that are unset by default, and that older stores do not hold
+_OPTIONAL_READING = ("reasoning_start", "reasoning_end", *COLUMN_OPTIONS)
 
 # What a person calls a field, where its name alone does not say
 _WORDS = {
@@ -74,6 +78,14 @@ class StoreSettings:
             See [`~trl_segment.TraceConfig`].
         reasoning_end (`str`, *optional*):
             See [`~trl_segment.TraceConfig`].
+        question_column (`str`, *optional*):
+            See [`~trl_segment.TraceConfig`].
+        solution_column (`str`, *optional*):
+            See [`~trl_segment.TraceConfig`].
+        reasoning_column (`str`, *optional*):
+            See [`~trl_segment.TraceConfig`].
+        response_column (`str`, *optional*):
+            See [`~trl_segment.TraceConfig`].
         answer_statements (`str`, *optional*, defaults to `"visible"`):
             See [`~trl_segment.AttributionConfig`].
         version (`int`, *optional*):
@@ -99,6 +111,10 @@ class StoreSettings:
     segmenter_source: str | None = None
     reasoning_start: str | None = None
     reasoning_end: str | None = None
+    question_column: str | None = None
+    solution_column: str | None = None
+    reasoning_column: str | None = None
+    response_column: str | None = None
     answer_statements: str = "visible"
     version: int = STORE_VERSION
 
@@ -131,7 +147,7 @@ class StoreSettings:
                 "use the trl-segment that made them"
             )
         # Stores that are older than these options were made without them
-        values = {"reasoning_start": None, "reasoning_end": None, "answer_statements": "visible", **values}
+        values = {**dict.fromkeys(_OPTIONAL_READING), "answer_statements": "visible", **values}
         names = {field.name for field in fields(cls)}
         if values.keys() != names:
             missing, unknown = sorted(names - values.keys()), sorted(map(str, values.keys() - names))
@@ -147,8 +163,7 @@ class StoreSettings:
                 "segment_pattern",
                 "custom_segmenter",
                 "segmenter_source",
-                "reasoning_start",
-                "reasoning_end",
+                *_OPTIONAL_READING,
             )
             if not (isinstance(value, wanted) or (optional and value is None)):
                 raise ValueError(f"has a {type(value).__name__} as {name}, where a {wanted.__name__} belongs")
@@ -189,8 +204,7 @@ class StoreSettings:
             segment_pattern=self.segment_pattern,
             answer_column=self.answer_column,
             question_template=self.question_template,
-            reasoning_start=self.reasoning_start,
-            reasoning_end=self.reasoning_end,
+            **{name: getattr(self, name) for name in _OPTIONAL_READING},
         )
 
     def differences(self, other: "StoreSettings", ours: str = "stored", theirs: str = "now") -> list[str]:

@@ -577,7 +577,8 @@ def _announced(text: str) -> str | None:
 def _stated_value(text: str, position: int) -> str | None:
     rest = text[position : position + 3 * _LONGEST_STATED]
     rest = rest[_FILLERS.match(rest).end() :]  # type: ignore[union-attr]
-    values, place = [], 0
+    values: list[str] = []
+    place = 0
     while math_text := _MATH.match(rest, place):
         if math_text[2] is not None and math_text[2][0].isdigit() and rest[math_text.end() :][:1].isdigit():
             values = []  # the dollars of `$5 and not $6` are money

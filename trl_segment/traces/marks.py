@@ -480,13 +480,15 @@ def _blocks(text: str, own: Marks | None) -> list[tuple[int, int, int]]:
     for marks in KNOWN_MARKS if own is None else (own, *KNOWN_MARKS):
         if not marks.start or marks.start in _PLAIN_WORDS or marks.start.removesuffix(">") not in text:
             continue
-        blocks, opening, behind = [], None, None
+        blocks: list[tuple[int, int, int]] = []
+        opening: Span | None = None
+        behind: int | None = None
         for place, is_opening in _places(
             text, marks if marks.end is not None else marks._replace(end=DEFAULT_CLOSING)
         ):
             if not is_opening and opening is not None:
                 behind = place[1]
-            elif is_opening and behind is not None:
+            elif is_opening and opening is not None and behind is not None:
                 if _BETWEEN_MESSAGES.fullmatch(text, behind, place[0]) is None:
                     blocks.append((*opening, behind))
                     opening = place
@@ -508,7 +510,7 @@ def _last_header(text: str, blocks: list[tuple[int, int, int]]) -> int | None:
     users = [match.start() for match in _USER_HEADER.finditer(text)]
     starts = [match.start() for match in replies]
 
-    def in_a_turn(block):
+    def in_a_turn(block: tuple[int, int, int]) -> bool:
         # An instruction may speak of the opening mark: behind it the user asks, and the assistant replies
         reply, user = bisect.bisect_left(starts, block[1]), bisect.bisect_left(users, block[1])
         replying = reply > 0 and (user == 0 or starts[reply - 1] > users[user - 1])

@@ -5,9 +5,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .answers import answer_of_field
+from .columns import COLUMN_OPTIONS, find_answer, find_columns
 from .marks import (
     DEFAULT_CLOSING,
     Marks,
@@ -28,11 +29,8 @@ QUESTION_TEMPLATE = "{question}\nPlease reason step by step, and put your final 
 _REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 # Types of content parts that hold the model's thinking
 _REASONING_PARTS = ("thinking", "reasoning", "think", "thought", "reasoning_text")
-# Columns of s1K, whose `solution` is the reference and not the model's
-_TRAJECTORIES = (
-    ("deepseek_thinking_trajectory", "deepseek_attempt"),
-    ("thinking_trajectories", "attempt"),
-)
+# What stands in a note where no response was found
+_WHOLE = "the whole completion, the response included,"
 
 
 @dataclass
@@ -50,10 +48,22 @@ class TraceConfig:
         answer_column (`str`, *optional*, defaults to `"answer"`):
             Column with the right answer. Where a row lacks it, the answer that the response states is taken: the last
             `\boxed{}`, else what follows the last `####`, else what is announced, see
-            [`~trl_segment.traces.extract_answer`].
+            [`~trl_segment.traces.extract_answer`]. In rows that are in no format of TRL's, `expected_answer` and other
+            known columns stand in for a missing `answer`.
+        question_column (`str`, *optional*):
+            Column with the question, text or messages. This option and the next three are for datasets whose columns
+            are not found by themselves ([`build_trace`] says which are); they win over every format of TRL's. A row
+            without the column is an error.
+        solution_column (`str`, *optional*):
+            Column with reasoning and response in one text, or a list of them, of which one is read.
+        reasoning_column (`str`, *optional*):
+            Column with the reasoning alone.
+        response_column (`str`, *optional*):
+            Column with the response alone, beside a column of reasoning.
         question_template (`str`, *optional*):
-            User turn made of a `question` column; `{question}` stands for it. Defaults to the paper's: the question,
-            then "Please reason step by step, and put your final answer within \boxed{}.".
+            User turn made of a `question` or `problem` column, or of `question_column`; `{question}` stands for it.
+            Defaults to the paper's: the question, then "Please reason step by step, and put your final answer within
+            \boxed{}.". Columns of complete prompts (`instruction`, `input`, `prompt`) are taken as they are.
         reasoning_start (`str`, *optional*):
             Opens the reasoning, in place of `<think>` and the other forms that are known
             ([`~trl_segment.traces.KNOWN_MARKS`]). `""` for the beginning of the completion.
@@ -61,8 +71,8 @@ class TraceConfig:
             Ends the reasoning. Where only `reasoning_start` is set, any known closing mark does.
 
     Raises:
-        `ValueError`: On an unknown segmenter, a bad pattern, a template without `{question}`, or an empty
-            `reasoning_end`.
+        `ValueError`: On an unknown segmenter, a bad pattern, a template without `{question}`, an empty
+            `reasoning_end`, or `solution_column` beside `reasoning_column` or `response_column`.
     """
 
     segmenter: str = field(
@@ -83,6 +93,18 @@ class TraceConfig:
             "help": "Column with the right answer. Where a row lacks it, the last boxed expression of the response "
             "is taken, else what follows the last '####', else what is announced as the answer."
         },
+    )
+    question_column: str | None = field(
+        default=None, metadata={"help": "Column with the question, where that is none of the known ones."}
+    )
+    solution_column: str | None = field(
+        default=None, metadata={"help": "Column with reasoning and response, where that is none of the known ones."}
+    )
+    reasoning_column: str | None = field(
+        default=None, metadata={"help": "Column with the reasoning alone, where that is none of the known ones."}
+    )
+    response_column: str | None = field(
+        default=None, metadata={"help": "Column with the response alone, beside a column of reasoning."}
     )
     question_template: str = field(
         default=QUESTION_TEMPLATE,
@@ -111,6 +133,12 @@ class TraceConfig:
                 "`reasoning_end` is empty, so the reasoning would end where it begins. Pass the text that ends it, or "
                 "leave the option out."
             )
+        if self.solution_column is not None and (self.reasoning_column, self.response_column) != (None, None):
+            raise ValueError(
+                f"`solution_column` {self.solution_column!r} holds reasoning and response in one text, so it does not "
+                f"go with reasoning_column={self.reasoning_column!r} and response_column={self.response_column!r}. "
+                "Set it alone, or these two."
+            )
         # The config classes of the trainer inherit from this one and from TrainingArguments
         if hasattr(super(), "__post_init__"):
             super().__post_init__()  # type: ignore[misc]
@@ -121,6 +149,11 @@ class TraceConfig:
         if self.reasoning_start is None and self.reasoning_end is None:
             return None
         return Marks(self.reasoning_start, self.reasoning_end)
+
+    @property
+    def names_columns(self) -> bool:
+        """Whether the user has named columns, which then win over the formats of TRL."""
+        return any(getattr(self, option) is not None for option in COLUMN_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -147,6 +180,10 @@ class Trace:
             What ends a reasoning and opens the response in the form of this completion.
         note (`str`, *optional*):
             What was taken where the row does not say it: without marks of reasoning, or an answer out of more text.
+        reading (`str`, *optional*):
+            The way that the row was read, for people: its columns, what ends the reasoning, where the answer stands.
+        response (`int`, *optional*):
+            Where the response begins in `completion`; its end where the reasoning holds the response.
     """
 
     prompt: str | list[dict]
@@ -158,6 +195,8 @@ class Trace:
     problem: str | None = None
     closing: str = DEFAULT_CLOSING
     note: str | None = None
+    reading: str = field(default="", compare=False)
+    response: int | None = field(default=None, compare=False)
 
     @property
     def key(self) -> str:
@@ -176,6 +215,11 @@ class Trace:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
     @property
+    def response_inside(self) -> bool:
+        """Whether nothing says where the reasoning ends, so that it holds the response too."""
+        return self.note is not None and _WHOLE in self.note
+
+    @property
     def segment_texts(self) -> list[str]:
         """Text of each segment, in order."""
         return [self.completion[start:end] for start, end in self.segments]
@@ -189,13 +233,16 @@ def build_trace(
     text_column: str = "text",
 ) -> Trace:
     r"""
-    Read a dataset row of any format that TRL's `SFTTrainer` takes, or a `question/solution/answer` row as in LIMO.
+    Read a dataset row of any format that TRL's `SFTTrainer` takes, or with the columns of other datasets.
 
     Args:
         row (`Mapping`):
-            Row with `prompt` and `completion`, `messages`, `conversations`, `text`, or `question` (also `problem`) and
-            `solution`, or s1K's columns beside `question`. Where several apply, the first of this list counts, as in
-            TRL.
+            Row with `prompt` and `completion`, `messages`, `conversations` or `text`. Where several apply, the first
+            of this list counts, as in TRL. Else a row with a question (`question`, `problem`, `query`), or a prompt
+            that is complete (`instruction` and `input`, `input`, `prompt`), and a solution (`solution`,
+            `generated_solution`, `generations`, `generation`, `response`, `output`) or a reasoning and its response
+            (s1K's columns, `reasoning` and `generation`, ...). A column of reasoning wins over a solution, and a
+            solution with marks over one without.
         config ([`TraceConfig`], *optional*):
             Segmenter and answer column. Defaults to the paper's.
         segmenter (`Callable`, *optional*):
@@ -212,9 +259,14 @@ def build_trace(
         `ValueError`: If the row has none of these formats, or a callable segmenter loses text.
     """
     config = config or TraceConfig()
-    prompt, completion, span, problem = _read_row(row, config, text_column)
-    column = answer_func(row) if answer_func is not None else row.get(config.answer_column)
+    found_row = _read_row(row, config, text_column)
+    prompt, completion, span, problem = found_row[:4]
+    answer_column = config.answer_column
+    if found_row.columns is not None:
+        answer_column = find_answer(row, answer_column) or answer_column
+    column = answer_func(row) if answer_func is not None else row.get(answer_column)
     answer, unfit, reduced = answer_of_field(column)
+    source = "your function" if answer_func is not None else repr(answer_column)
     if span is None:
         found = find_reasoning(completion, config.marks, answer)
     else:
@@ -223,6 +275,9 @@ def build_trace(
     note = None
     if found.closing is None:
         note = f"no marks of reasoning such as <think>, so {_taken(end, completion)} was taken for it"
+    if found_row.others:
+        others = " and ".join(map(repr, found_row.others))
+        note = "; ".join(filter(None, (f"{found_row.columns} were read, and {others} not", note)))
     segments: tuple[Span, ...] = ()
     if problem is None and not any(completion[a:b].strip() for a, b in found.parts or ((start, end),)):
         problem = "no reasoning"
@@ -234,7 +289,7 @@ def build_trace(
             problem = str(error)
 
     if answer is None and answer_func is None:
-        answer = answer_of_completion(completion, found)
+        answer, source = answer_of_completion(completion, found), "the response"
     problem = problem or unfit
     if answer is None:
         problem = problem or (
@@ -245,7 +300,24 @@ def build_trace(
         problem = problem or "the answer is empty"
     note = None if problem else "; ".join(filter(None, (note, reduced))) or None
     closing = found.closing or DEFAULT_CLOSING
-    return Trace(prompt, completion, (start, end), segments, answer, template_kwargs(row), problem, closing, note)
+    ended = "reasoning in a field of its own" if span is not None else f"reasoning up to {found.closing}"
+    reading = (
+        f"{found_row.columns or _format(row, text_column)}; {'no marks' if found.closing is None else ended}; answer "
+        f"from {source}"
+    )
+    return Trace(
+        prompt,
+        completion,
+        (start, end),
+        segments,
+        answer,
+        template_kwargs(row),
+        problem,
+        closing,
+        note,
+        reading,
+        found.response,
+    )
 
 
 def _segments(completion: str, found: Reasoning, segmenter: Segmenter | None, config: TraceConfig) -> tuple[Span, ...]:
@@ -262,7 +334,7 @@ def _segments(completion: str, found: Reasoning, segmenter: Segmenter | None, co
 
 def _taken(end: int, completion: str) -> str:
     if end == len(completion):
-        return "the whole completion, the response included,"
+        return _WHOLE
     return "everything in front of the paragraph that states the answer"
 
 
@@ -383,56 +455,92 @@ def template_kwargs(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**({"tools": tools} if tools else {}), **(row.get("chat_template_kwargs") or {})}
 
 
-def _read_row(
-    row: Mapping[str, Any], config: TraceConfig, text_column: str
-) -> tuple[str | list[dict], str, Span | None, str | None]:
-    """Prompt, completion, reasoning span (`None`: to be found by its tags) and problem of a row."""
+class _Row(NamedTuple):
+    """What a row holds: the reasoning's span is `None` where it is to be found by its marks."""
+
+    prompt: str | list[dict]
+    completion: str
+    span: Span | None
+    problem: str | None
+    columns: str | None = None
+    others: tuple[str, ...] = ()
+
+
+def _read_row(row: Mapping[str, Any], config: TraceConfig, text_column: str) -> _Row:
+    if config.names_columns:
+        read = _read_columns(row, config)
+        if read is None:
+            raise ValueError(
+                f"A row with the columns {sorted(row)} has no {_lacking(config)} beside the column that was named. "
+                "Set `question_column` and `solution_column`, or `question_column`, `reasoning_column` and "
+                "`response_column`."
+            )
+        return read
     if row.get("prompt") is not None and row.get("completion") is not None:
         prompt, completion = row["prompt"], row["completion"]
         if isinstance(prompt, str) and not isinstance(completion, str):
-            return prompt, "", None, "'prompt' is text and 'completion' is messages"
+            return _Row(prompt, "", None, "'prompt' is text and 'completion' is messages")
         if not isinstance(prompt, str):
             prompt = [_chatml(message) for message in prompt]
         if isinstance(completion, str):
-            return prompt, completion, None, None
+            return _Row(prompt, completion, None, None)
         completion = [_chatml(message) for message in completion]
         # The last of several turns is segmented; the earlier ones are context
-        return (prompt + completion[:-1], *_read_completion(completion[-1:]))
+        return _Row(prompt + completion[:-1], *_read_completion(completion[-1:]))
     messages = row.get("messages") or row.get("conversations")
     if messages:
         messages = [_chatml(message) for message in messages]
         completion, reasoning, problem = _read_completion(messages[-1:])
         if len(messages) == 1 and problem is None:
             problem = "nothing before the assistant's turn"
-        return messages[:-1], completion, reasoning, problem
+        return _Row(messages[:-1], completion, reasoning, problem)
     if row.get(text_column) is not None:
         text = row[text_column]
         split = split_text(text, config.marks)
         if split is None:
-            return "", text, None, "plain text that does not say where the response begins"
+            return _Row("", text, None, "plain text that does not say where the response begins")
         problem = "the last turn is not the assistant's" if asks_again(text, split, config.marks) else None
-        return text[:split], text[split:], None, problem
-    question = row.get("question") or row.get("problem")
-    for thinking, attempt in _TRAJECTORIES:
-        if question and row.get(thinking) and row.get(attempt) is not None:
-            content = config.question_template.replace("{question}", question)
-            # s1K keeps its trajectories in lists of one
-            parts = [
-                value if isinstance(value, str) else "".join(value[:1]) for value in (row[thinking], row[attempt])
-            ]
-            return [{"role": "user", "content": content}], *_with_reasoning(*parts), None
-    if "solution" in row and {"question", "problem"} & row.keys():
-        content = config.question_template.replace("{question}", question or "")
-        problem = None if question and row["solution"] is not None else f"no {'solution' if question else 'question'}"
-        return [{"role": "user", "content": content}], row["solution"] or "", None, problem
+        return _Row(text[:split], text[split:], None, problem)
+    if (read := _read_columns(row, config)) is not None:
+        return read
     for names in (("prompt", "completion"), ("messages",), ("conversations",), (text_column,)):
         if all(name in row for name in names):
-            return "", "", None, f"no {' and '.join(name for name in names if not row[name])}"
+            return _Row("", "", None, f"no {' and '.join(name for name in names if not row[name])}")
     raise ValueError(
         f"A row with the columns {sorted(row)} is not in a format that can be read. Expected 'prompt' and "
-        f"'completion', 'messages', 'conversations', {text_column!r}, or 'question' and 'solution'. Rename the "
-        "columns, or set `dataset_text_field` for plain text under another name."
+        f"'completion', 'messages', 'conversations', {text_column!r}, or 'question' and 'solution'. Name the columns "
+        "with `question_column` and `solution_column` (or `reasoning_column` and `response_column`), or set "
+        "`dataset_text_field` for plain text under another name."
     )
+
+
+def _read_columns(row: Mapping[str, Any], config: TraceConfig) -> _Row | None:
+    """A row that is in no format of TRL's."""
+    found = find_columns(row, config)
+    if found is None:
+        return None
+    if isinstance(found.question, str):
+        content = config.question_template.replace("{question}", found.question) if found.templated else found.question
+        asked = [{"role": "user", "content": content}]
+    else:
+        asked = [_chatml(message) for message in found.question]
+    if found.reasoning:
+        completion, span = _with_reasoning(found.reasoning, found.response)
+    else:
+        completion, span = found.response, None
+    return _Row([*found.before, *asked], completion, span, found.problem, found.label, found.others)
+
+
+def _lacking(config: TraceConfig) -> str:
+    if config.question_column is None:
+        return "question that is known"
+    return "solution that is known"
+
+
+def _format(row: Mapping[str, Any], text_column: str) -> str:
+    if row.get("prompt") is not None and row.get("completion") is not None:
+        return "'prompt' and 'completion'"
+    return next((repr(name) for name in ("messages", "conversations") if row.get(name)), repr(text_column))
 
 
 def _chatml(message: Mapping[str, Any]) -> dict[str, Any]:

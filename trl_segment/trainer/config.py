@@ -31,7 +31,8 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
       `attribution_max_tokens`, `attribution_compile`, `attribution_strict`, `answer_template`,
       `answer_statements`.
     - [`~trl_segment.TraceConfig`], how a row is read: `segmenter`, `segment_pattern`, `answer_column`,
-      `question_template`, `reasoning_start`, `reasoning_end`.
+      `question_column`, `solution_column`, `reasoning_column`, `response_column`, `question_template`,
+      `reasoning_start`, `reasoning_end`.
 
     Parameters:
         dropped_segments (`str`, *optional*, defaults to `"mask"`):
@@ -67,7 +68,8 @@ class SegmentSelectiveSFTConfig(SelectionConfig, AttributionConfig, SFTConfig):
             - `"template"`: by the chat template, as [`~trl.SFTTrainer`] does.
             - `"verbatim"`: the prompt by the chat template with its generation prompt, then the completion as the
               dataset has it and the EOS token. For templates that drop the reasoning, such as the R1 distills'.
-            - `"auto"`: `"verbatim"` for `question`/`solution` rows, as in the paper, `"template"` for all others.
+            - `"auto"`: `"verbatim"` for rows that are in no format of TRL's (`question` and `solution`, ...), as in
+              the paper, `"template"` for all others.
     """
 
     dropped_segments: str = field(

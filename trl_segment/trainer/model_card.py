@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from .. import __version__
 from ..selection import ReliabilityCount, SelectionConfig
 from ..store import AttributionStore, settings_of
+from ..traces.columns import COLUMN_OPTIONS
 from .config import SegmentSelectiveSFTConfig
 from .segment_table import SelectionSummary
 
@@ -91,7 +92,14 @@ def selection_section(
             ("Reasoning tokens kept", _share(summary.kept_tokens, summary.tokens)),
         ]
     rows += [(_code(field.name), _code(getattr(config, field.name))) for field in fields(SelectionConfig)]
-    for name in ("segmenter", "segment_pattern", "reasoning_start", "reasoning_end", "completion_rendering"):
+    for name in (
+        "segmenter",
+        "segment_pattern",
+        *COLUMN_OPTIONS,
+        "reasoning_start",
+        "reasoning_end",
+        "completion_rendering",
+    ):
         value = getattr(settings, name, None) or getattr(config, name)
         rows += [] if value is None else [(_code(name), _code(value))]
     if config.reattribute_every_epochs is not None:

@@ -20,6 +20,7 @@ from ..printing import get_logger
 from ..selection import SelectionConfig
 from ..store import open_store
 from ..traces import Trace, UnplacedError, naming_errors, render_prompt, row_name
+from ..traces.columns import COLUMN_OPTIONS
 from . import rows as row_steps
 from ._trl_compat import PREPARED_COLUMNS, main_process_first
 from .rows import (
@@ -132,6 +133,11 @@ class Preparation:
         Returns:
             [`~datasets.Dataset`] or [`~datasets.IterableDataset`]: With prompts and completions for question rows.
         """
+        if self.reader.config.names_columns and self.reader.formatting_func is not None:
+            raise ValueError(
+                "`formatting_func` makes one text of a row, so no option names its columns. Leave out "
+                f"`formatting_func`, or {', '.join(f'`{name}`' for name in COLUMN_OPTIONS)}."
+            )
         self._trains_questions = self.has_questions(dataset)
         if self._trains_questions and self.args.assistant_only_loss and self.args.completion_rendering != "template":
             raise ValueError(
@@ -143,9 +149,11 @@ class Preparation:
             return self.as_prompt_completion(dataset)
 
     def has_questions(self, dataset) -> bool:
-        """Whether the rows are in none of TRL's formats."""
+        """Whether the rows are in none of TRL's formats, or are to be read from columns that the user has named."""
         columns = column_names(dataset)
-        return not (self.reader.formatting_func or "input_ids" in columns or self._has_text(columns))
+        if self.reader.formatting_func or "input_ids" in columns or row_steps.OVERWRITTEN_COLUMN in columns:
+            return False
+        return self.reader.config.names_columns or not self._has_text(columns)
 
     def _has_text(self, columns):
         """Whether these are the columns of one of TRL's text formats."""
@@ -163,8 +171,17 @@ class Preparation:
         """Question and solution rows as conversational prompt-completion rows; other formats as they are."""
         if not self.has_questions(dataset):
             return dataset
+        config = self.reader.config
+        named = {getattr(config, option) for option in COLUMN_OPTIONS}
+        # TRL would take them for the rows' text
+        others = {"messages", "conversations", self.reader.text_column} - named - {config.answer_column}
         return self._map(
-            dataset, question_to_messages, "questions", with_indices=True, fn_kwargs={"reader": self.reader}
+            dataset,
+            question_to_messages,
+            "questions",
+            with_indices=True,
+            fn_kwargs={"reader": self.reader},
+            remove_columns=sorted(others & column_names(dataset)),
         )
 
     def prepare(self, dataset, tokenizer, args, packing, formatting_func, name, chat_template, parent):
@@ -341,10 +358,11 @@ class Preparation:
         lengths = pc.list_value_length(dataset.with_format("arrow")[:]["input_ids"]).to_numpy()
         long = np.flatnonzero(lengths > max_length)
         if len(long) and not splits:
+            most = "MOST TRACES LOSE THEIR END: " if 2 * len(long) > len(lengths) else ""
             names = [self.table.names[index] for index in long[:5]]
             logger.warning(
-                f"{len(long)} of {len(lengths)} traces are longer than max_length={max_length:,} tokens (the longest "
-                f"has {lengths.max():,}) and are cut; segments beyond it are not trained, kept or not: "
+                f"{most}{len(long)} of {len(lengths)} traces are longer than max_length={max_length:,} tokens (the "
+                f"longest has {lengths.max():,}) and are cut; segments beyond it are not trained, kept or not: "
                 f"{', '.join(names)}{', ...' if len(long) > 5 else ''}"
             )
 

@@ -45,6 +45,8 @@ UNITS_COLUMN = "segment_units"
 EVAL_UNITS_COLUMN = "eval_segment_units"
 # Why the segments of a row have no place among its tokens; empty if they have. It does not outlive the preparation.
 UNPLACED_COLUMN = "segment_unplaced"
+# Column with what stood in `prompt` and `completion` before a row became messages
+OVERWRITTEN_COLUMN = "segment_overwritten"
 # Column that carries the trace of a streamed row through TRL's own steps
 _TRACE_COLUMN = "segment_trace"
 
@@ -86,14 +88,20 @@ class TraceReader:
 
     def __call__(self, row: Mapping[str, Any], question: bool = False) -> Trace:
         if question:  # what the row was before it became messages, which do not show that something is missing
-            row = {name: value for name, value in row.items() if name not in ("prompt", "completion")}
+            ours = ("prompt", "completion", OVERWRITTEN_COLUMN)
+            row = {
+                **{name: value for name, value in row.items() if name not in ours},
+                **json.loads(row.get(OVERWRITTEN_COLUMN) or "{}"),
+            }
         # The user's function gets the user's row
         answer_func = None if self.answer_func is None else lambda _: self.answer_func(row)
         return build_trace(self._formatted(row), self.config, self.segmenter, answer_func, self.text_column)
 
     def text_of(self, row: Mapping[str, Any]) -> Trace:
         """The row's prompt and completion, as a trace that nobody has cut into segments."""
-        prompt, completion = read_text(self._formatted(row), self.config, self.text_column)
+        # A row that has become messages is read from them, whatever columns were named
+        config = None if OVERWRITTEN_COLUMN in row else self.config
+        prompt, completion = read_text(self._formatted(row), config, self.text_column)
         return Trace(prompt, completion, (0, 0), (), None, template_kwargs(row))
 
     def restore(self, row: Mapping[str, Any], described: Mapping[str, Any]) -> Trace:
@@ -125,7 +133,12 @@ class TraceReader:
 @naming_its_row
 def question_to_messages(row, index, reader):
     trace = reader.text_of(row)
-    return {"prompt": trace.prompt, "completion": [{"role": "assistant", "content": trace.completion}]}
+    overwritten = {name: row[name] for name in ("prompt", "completion") if name in row}
+    return {
+        "prompt": trace.prompt,
+        "completion": [{"role": "assistant", "content": trace.completion}],
+        OVERWRITTEN_COLUMN: json.dumps(overwritten),
+    }
 
 
 @naming_its_row
