@@ -9,6 +9,7 @@ import copy
 import json
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -374,3 +375,58 @@ def test_packing_is_refused(tmp_path, tokenizer):
 def test_every_segment_kept_is_the_whole_completion(tmp_path, tokenizer):
     (found,), _ = exported(tmp_path, [ROW], tokenizer, {}, selection="all")
     assert trained_pieces(tokenizer, found.labels) == [f"{SOLUTION}<|im_end|>"]
+
+
+# The trainers themselves, where they can be imported (`pip install --no-deps` into a folder of its own is enough)
+
+
+def short_real_traces(tmp_path, name):
+    rows, tokenizer = sorted(real_rows(), key=lambda row: len(row["solution"]))[:4], tokenizer_of(name)
+    found, _ = exported(tmp_path, rows, tokenizer, store_of(rows, by_chance), completion_rendering="template")
+    return found, tokenizer, tokenizer.convert_tokens_to_ids(END_OF_TURN[name])
+
+
+def check_up_to_the_end_of_the_turn(row, ids, labels, end):
+    upto = len(row.input_ids) - row.input_ids[::-1].tolist().index(end)
+    assert list(ids[:upto]) == row.input_ids[:upto].tolist()
+    assert list(labels[:upto]) == row.labels[:upto].tolist()
+
+
+@pytest.mark.parametrize("name", ["tiny", *REAL_TOKENIZERS])
+def test_axolotl_itself_has_these_labels(name, tmp_path):
+    axolotl = pytest.importorskip("axolotl.prompt_strategies.chat_template", reason="Axolotl is not installed")
+    found, tokenizer, end = short_real_traces(tmp_path, name)
+    prompter = axolotl.ChatTemplatePrompter(tokenizer, tokenizer.chat_template, message_field_training="train")
+    strategy = axolotl.ChatTemplateStrategy(
+        prompter,
+        tokenizer=tokenizer,
+        train_on_inputs=False,
+        sequence_len=10**6,
+        roles_to_train=["assistant"],
+        train_on_eos="turn",
+        eot_tokens=None if end == tokenizer.eos_token_id else [END_OF_TURN[name]],
+    )
+    records, _ = handed_over(found, tokenizer, export.axolotl_row)
+    assert records
+    for row, record in records:
+        read = strategy.tokenize_prompt(record)
+        check_up_to_the_end_of_the_turn(row, read["input_ids"], read["labels"], end)
+
+
+@pytest.mark.parametrize("name", ["tiny", "qwen2", "llama3"])
+def test_ms_swift_itself_has_these_labels(name, tmp_path):
+    swift = pytest.importorskip("swift.template", reason="ms-swift is not installed")
+    found, tokenizer, end = short_real_traces(tmp_path, name)
+    # What its loader of models would say of the tokenizer
+    names = {"task_type": "causal_lm", "config": None, "max_model_len": 10**6, "model_dir": "."}
+    tokenizer.model_info = SimpleNamespace(**names)
+    tokenizer.model_meta = SimpleNamespace(is_multimodal=False)
+    # The system prompt that the chat template of Qwen2 writes by itself
+    system = "You are a helpful assistant" if name == "qwen2" else None
+    template = swift.get_template(tokenizer, system, template_type="llama3" if name == "llama3" else "chatml")
+    template.set_mode("train")
+    records, refused = handed_over(found, tokenizer, export.ms_swift_row)
+    assert len(records) == 4 and refused == {}
+    for row, record in records:
+        read = template.encode(record)
+        check_up_to_the_end_of_the_turn(row, read["input_ids"], read["labels"], end)

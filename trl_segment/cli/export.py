@@ -173,7 +173,8 @@ def main(argv: list[str] | None = None) -> None:
             dropped_segments="weight" if args.format == "weights" else "mask",
         )
         if args.format in _MESSAGES:
-            training_args.completion_rendering = "template"
+            # The other trainer renders the messages, and cuts by itself
+            training_args.completion_rendering, training_args.max_length = "template", None
         rows = export.labeled_rows(dataset, tokenizer, training_args, store, refused)
 
         def records() -> Iterator[dict[str, Any]]:
