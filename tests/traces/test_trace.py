@@ -312,3 +312,13 @@ def test_config_refuses_what_cannot_work():
         TraceConfig(segmenter="x")
     with pytest.raises(ValueError, match="is not a regular expression"):
         TraceConfig(segmenter="regex", segment_pattern="(")
+
+
+def test_a_function_that_reads_traces_can_be_hashed():
+    """`Dataset.map` hashes a function with all that it calls, and fails on those that call one another in a circle."""
+    from datasets.fingerprint import Hasher
+
+    def keys(row):
+        return {"key": build_trace(row).key}
+
+    assert Hasher.hash(keys) == Hasher.hash(keys)

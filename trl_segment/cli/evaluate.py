@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.refuse(idle, "on --outputs, which are graded as they are")
     else:
         parser.require("problems", args.problems, "the problem sets that the models solve")
-        if decoding_args.backend != "transformers":
+        if decoding_args.backend == "vllm":
             parser.refuse({"attn_implementation"}, f"on --backend {decoding_args.backend}")
     if decoding_args.dry_run:
         plan_outputs(_labels(args.models), _labels(args.problems), decoding_args, problem_args)

@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     args, problem_args, decoding_args = parser.parse(argv)
     parser.require("model_name_or_path", args.model_name_or_path, "the model that solves the problems")
     parser.require("problems", args.problems, "the problem set to solve")
-    if decoding_args.backend != "transformers":
+    if decoding_args.backend == "vllm":
         parser.refuse({"attn_implementation"}, f"on --backend {decoding_args.backend}")
     if decoding_args.dry_run:
         models, problems = {args.model_name_or_path: args.model_name_or_path}, {args.problems: args.problems}

@@ -249,7 +249,9 @@ def load_engine(path: str, args: DecodingArguments, decoding: "DecodingConfig") 
     Returns:
         [`Engine`]: The model, ready to decode.
     """
-    if args.backend == "vllm" or (args.backend == "auto" and find_spec("vllm") is not None):
+    # vLLM has attention kernels of its own
+    by_itself = args.backend == "auto" and args.attn_implementation is None and find_spec("vllm") is not None
+    if args.backend == "vllm" or by_itself:
         try:
             return _vllm_engine(path, args, decoding)
         except Exception as error:

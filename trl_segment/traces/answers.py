@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -128,6 +128,10 @@ _MOST_WRAPPERS = 8
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("`", "`"))
 # A sentence of this many words is no usual answer, and is pointed out
 _SENTENCE_WORDS = 10
+
+
+# The answer, why it is none that can be attributed to, and what was done with a field that holds more
+_Read = tuple[str | None, str | None, str | None]
 
 
 class Box(NamedTuple):
@@ -367,7 +371,7 @@ def answer_of_field(value: Any) -> tuple[str | None, str | None, str | None]:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # `27.0` from a float column is the integer 27
     # `str` refuses integers of more than 4,300 digits
-    return _answer_of_text(str(Decimal(value) if type(value) is int else value))
+    return _answer_of_text(str(Decimal(value) if type(value) is int else value), answer_of_field)
 
 
 def is_missing(value: Any) -> bool:
@@ -400,19 +404,24 @@ def _is_value(text: str) -> bool:
     return not _WORD.search(_ENVIRONMENT.sub("", text))
 
 
-def _answer_of_text(text: str) -> tuple[str, str | None, str | None]:
+def _answer_of_text(text: str, read: Callable[[Any], _Read]) -> _Read:
+    """`read` is [`answer_of_field`]. By its name these two would call one another in a circle, in which `datasets`
+    loses itself when it hashes a person's function that reads traces."""
     text = text.strip()
     end = _END_TOKENS.search(text, max(0, len(text) - _LONGEST_STATED))
     text = unwrap_answer(text[: end.start()] if end else text)
     literal = _literal(text)
-    if literal is not None:
-        return literal
+    answer, problem, note = (None, None, None) if literal is None else read(literal)
+    if answer is not None:
+        if problem is None and note is None and not isinstance(literal, str):
+            note = "the answer is the text of a list, whose value was taken"
+        return answer, problem, note
     if text.casefold() in _NO_ANSWERS:
         return text, f"the answer is {text!r}, which stands for a missing one", None
     more = "the answer column holds more than the answer: what it states as the answer was taken"
     *_, last = [None, *_CLOSED.finditer(text)]
     if last is not None and text[last.end() :].strip():
-        return (*_answer_of_text(text[last.end() :])[:2], more)
+        return (*_answer_of_text(text[last.end() :], read)[:2], more)
     if "\\boxed" in text or "\\fbox" in text or "####" in text:
         # GSM8K's solutions have lost their newlines in some copies
         marked = marked_answer(text) or unwrap_answer(text.rpartition("####")[2].partition("\n")[0])
@@ -444,8 +453,8 @@ def _answer_of_text(text: str) -> tuple[str, str | None, str | None]:
     return (text[:-1] if _NUMBER_AND_STOP.fullmatch(text) else text), None, None
 
 
-def _literal(text: str) -> tuple[str, str | None, str | None] | None:
-    """A list, a struct or a quoted value that was written as text: `['5']`, `{"answer": 5}`."""
+def _literal(text: str) -> Any:
+    """The list, struct or quoted value that was written as text (`['5']`, `{"answer": 5}`); `None` if it is none."""
     if len(text) > _LONGEST_LITERAL or not _LITERAL.fullmatch(text) or _STRINGS_SIDE_BY_SIDE.search(text):
         return None
     if sum(map(text.count, "([{")) > _MOST_BRACKETS:
@@ -457,14 +466,7 @@ def _literal(text: str) -> tuple[str, str | None, str | None] | None:
             break
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-    if value is None or isinstance(value, (set, bytes, complex)) or not value:
-        return None
-    answer, problem, note = answer_of_field(value)
-    if answer is None:
-        return None
-    if problem is None and note is None and not isinstance(value, str):
-        note = "the answer is the text of a list, whose value was taken"
-    return answer, problem, note
+    return None if isinstance(value, (set, bytes, complex)) or not value else value
 
 
 def _labeled_or_concluded(text: str) -> str | None:
