@@ -23,7 +23,7 @@ def world(tmp_path_factory):
     names = {"model_name_or_path": "model", "dataset_name": "traces.jsonl", "attributions": "store"}
     paths = [word for option, name in names.items() for word in (f"--{option}", str(folder / name))]
     cli.main([*line.split(), *paths])
-    # Of the model only the tokenizer is read
+    # Only the tokenizer is read
     (folder / "model" / "model.safetensors").unlink()
     return folder
 

@@ -92,6 +92,9 @@ def test_auto_takes_vllm_where_it_is_and_says_where_it_fails(tmp_path, monkeypat
     arguments += ["--max_problems", "1", "--max_new_tokens", "5", "--output_dir", str(tmp_path)]
     cli.main(arguments)
     assert "vLLM does not take" in capsys.readouterr().out
+    # vLLM has attention kernels of its own: where one is asked for, it is not tried
+    cli.main([*arguments, "--attn_implementation", "eager"])
+    assert "vLLM does not take" not in capsys.readouterr().out
     with pytest.raises(RuntimeError, match="no kernel"):
         cli.main([*arguments, "--backend", "vllm"])
 

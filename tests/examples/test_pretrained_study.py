@@ -141,7 +141,7 @@ def test_an_output_is_read():
 
 
 def outcome(correct, tokens):
-    """Of one seed: each problem's samples, all outputs of one length."""
+    """Each problem's samples, from one seed and of one length."""
     correct = np.array([correct], dtype=float)
     return outcomes.Outcome(correct, np.full(correct.shape, float(tokens)), np.zeros(correct.shape))
 

@@ -2,12 +2,21 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
-from helpers import store_settings
+from helpers import REPOSITORY, store_settings
 
 from trl_segment import AttributionStore
-from trl_segment.store import CUSTOM_SEGMENTER, STORE_VERSION, StoreSettings, open_store, read_settings
+from trl_segment.store import (
+    CUSTOM_SEGMENTER,
+    STORE_VERSION,
+    StoredAttribution,
+    StoreSettings,
+    open_store,
+    read_settings,
+)
+from trl_segment.store.settings import _LATER
 from trl_segment.traces import SEGMENTERS, TraceConfig, build_trace
 
 
@@ -217,3 +226,34 @@ def test_a_page_is_told_what_there_is():
     assert shown["rule"] == "paper" and shown["weights"] == "0123456789abcdef" and shown["threshold"] == 0.0
     assert not {"options", "baseline", "segment_pattern", "custom_segmenter", "segmenter_source"} & shown.keys()
     assert all(value not in (None, "", {}) for value in shown.values())
+
+
+# Earlier stores of this version
+
+
+@pytest.mark.parametrize("folder", ["first", "with_marks"])
+def test_stores_that_earlier_code_made_keep_their_rows(folder, tmp_path):
+    """Written by commits beed76c and 40a7a94: a part and a journal each. More settings have come since."""
+    shutil.copytree(REPOSITORY / "tests" / "store" / "of_version_2" / folder, tmp_path / "store")
+    store = AttributionStore(tmp_path / "store")
+    assert {key[:2]: row.scores for key, row in store.items()} == {"00": [1.5, 0.0], "11": [0.0, 2.0]}
+    # It can be added to, and compacted, by a run whose settings are the same
+    store = AttributionStore(tmp_path / "store", store.settings)
+    store.add(StoredAttribution(key="22" * 16, name="three", num_tokens=[1, 1], scores=[0.0, 1.0]))
+    store.flush()
+    store.compact()
+    assert len(AttributionStore(tmp_path / "store")) == 3
+
+
+def test_every_field_that_came_later_is_said_to():
+    """A field that stands in neither list takes the rows of every older store away."""
+    first = json.loads((REPOSITORY / "tests" / "store" / "of_version_2" / "first" / "settings.json").read_text())
+    later = {name for group in _LATER for name in group}
+    assert {field.name for field in dataclasses.fields(StoreSettings)} == first.keys() | later
+    assert not first.keys() & later
+
+
+def test_files_of_other_settings_are_still_told_apart():
+    hidden, columns = store_settings(answer_statements="hidden"), store_settings(question_column="problem")
+    marks = [set(settings.fingerprints()) for settings in (store_settings(), hidden, columns)]
+    assert len(marks[0] | marks[1] | marks[2]) == sum(map(len, marks))

@@ -336,7 +336,7 @@ COMPLETIONS = {
         "\n\nWait, ok.",
     ],
     f"<think>{REASONING}</think>Write `<think>so</think>`: {RESPONSE}": PIECES,
-    # Of several, the one that has a line for itself
+    # The one that has a line for itself, among several
     "<think>It is </think> here.\n\nWait, ok.\n</think>\n\nIt is \\boxed{5}.": [
         "It is </think> here.",
         "\n\nWait, ok.\n",

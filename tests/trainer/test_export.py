@@ -265,11 +265,12 @@ END_OF_TURN = {"tiny": "<|im_end|>", "qwen2": "<|im_end|>", "llama3": "<|eot_id|
 
 @pytest.mark.parametrize("name", ["tiny", *REAL_TOKENIZERS])
 def test_others_train_the_tokens_of_real_traces_that_the_trainer_trains(name, tmp_path):
-    # The shortest: all 46 take minutes, and were the same when they were tried
-    rows, tokenizer = sorted(real_rows(), key=lambda row: len(row["solution"]))[:12], tokenizer_of(name)
+    # All 46 with each tokenizer take minutes; those of Phi-3, some of which are refused, are in the docs
+    count = 46 if name == "phi3" else 12
+    rows, tokenizer = sorted(real_rows(), key=lambda row: len(row["solution"]))[:count], tokenizer_of(name)
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN[name])
     found, _ = exported(tmp_path, rows, tokenizer, store_of(rows, by_chance), completion_rendering="template")
-    assert len(found) == 12
+    assert len(found) == count
     for form in (export.axolotl_row, export.ms_swift_row):
         records, refused = handed_over(found, tokenizer, form)
         for row, record in records:
@@ -285,9 +286,10 @@ def test_others_train_the_tokens_of_real_traces_that_the_trainer_trains(name, tm
             assert labels[:upto] == row.labels[:upto].tolist()
         if name == "phi3":
             # Its tokenizer puts a space in front of every text, so that pieces have other tokens than the whole
-            assert sum(refused.values()) + len(records) == 12 and sum(refused.values()) > 5
+            assert sum(refused.values()) + len(records) == count
+            assert len(records) == (22 if form is export.axolotl_row else 0)
         else:
-            assert refused == {} and len(records) == 12
+            assert refused == {} and len(records) == count
 
 
 def refusal(form, row, tokenizer):

@@ -1,5 +1,7 @@
 """What the scores of a store were made with: one list of facts that everybody asks."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -15,8 +17,16 @@ STORE_VERSION = 2
 # `segmenter` of a store whose segments a function of the user's has cut
 CUSTOM_SEGMENTER = "custom"
 
-# Options of reading that are unset by default, and that older stores do not hold
+# Options of reading that are unset by default
 _OPTIONAL_READING = ("reasoning_start", "reasoning_end", *COLUMN_OPTIONS)
+
+# Fields that came after the first stores of this version, in groups as they came, and what a store without them means.
+# A new field needs a line here, or no store that was made before it keeps its rows.
+_LATER: tuple[dict[str, Any], ...] = (
+    dict.fromkeys(("reasoning_start", "reasoning_end")),
+    {"answer_statements": "visible"},
+    dict.fromkeys(COLUMN_OPTIONS),
+)
 
 # What a person calls a field, where its name alone does not say
 _WORDS = {
@@ -122,6 +132,23 @@ class StoreSettings:
         """JSON-compatible, for `settings.json`."""
         return asdict(self)
 
+    def fingerprints(self) -> list[str]:
+        """
+        Hashes that a file of a store with these settings may bear: first the one that is written, in which fields that
+        came later count only where they are set, then those that earlier code wrote, which knew fewer of them.
+
+        Returns:
+            `list[str]`: 16 hexadecimal digits each.
+        """
+        values = self.to_dict()
+        unset = {name for later in _LATER for name, default in later.items() if values[name] == default}
+        found = [_hash_of({name: value for name, value in values.items() if name not in unset})]
+        for known in range(len(_LATER) + 1):
+            unknown = {name for later in _LATER[known:] for name in later}
+            if unknown <= unset:
+                found.append(_hash_of({name: value for name, value in values.items() if name not in unknown}))
+        return list(dict.fromkeys(found))
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "StoreSettings":
         """
@@ -147,7 +174,8 @@ class StoreSettings:
                 "use the trl-segment that made them"
             )
         # Stores that are older than these options were made without them
-        values = {**dict.fromkeys(_OPTIONAL_READING), "answer_statements": "visible", **values}
+        for later in _LATER:
+            values = {**later, **values}
         names = {field.name for field in fields(cls)}
         if values.keys() != names:
             missing, unknown = sorted(names - values.keys()), sorted(map(str, values.keys() - names))
@@ -245,3 +273,7 @@ class StoreSettings:
         values = {**self.to_dict(), **self.options}
         del values["options"]
         return {name: value for name, value in values.items() if value not in (None, {}, "")}
+
+
+def _hash_of(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

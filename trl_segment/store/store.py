@@ -89,8 +89,7 @@ class AttributionStore(Mapping):
         self.settings = read_settings(self.path)
         if settings is not None:
             self._check_settings(settings)
-        content = json.dumps(self.settings.to_dict(), sort_keys=True).encode()
-        self._fingerprint = hashlib.sha256(content).hexdigest()[:16]
+        self._fingerprint, *self._earlier_fingerprints = self.settings.fingerprints()
         self._journal: Journal | None = None
         self._load()
         for source in self._sources:
@@ -315,7 +314,7 @@ class AttributionStore(Mapping):
         """A file's rows; `None` if they cannot be trusted, and then a store that is written sets the file aside."""
         try:
             source = kind(path)
-            if source.settings == self._fingerprint:
+            if source.settings in (self._fingerprint, *self._earlier_fingerprints):
                 return source
             reason = "belongs to other settings than the store"
         except Damaged as error:
