@@ -215,8 +215,9 @@ def test_a_report_of_hostile_text_is_only_text(tmp_path, browser):
     file = write_report(collect_statistics(rows, config), tmp_path, HOSTILE[1], {"weights": HOSTILE[2]})
     page = Page(file.read_text(encoding="utf-8"))
     assert page.title == f"{HOSTILE[1]} · trl-segment"
-    assert "script-src 'none'" in page.policy
-    assert [kind for kind, _ in page.parts] == [("style", None)]
+    assert "script-src 'sha256-" in page.policy
+    assert "unsafe" not in page.policy
+    assert [kind for kind, _ in page.parts] == [("style", None), ("script", "application/json"), ("script", None)]
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert len(images) == 11
     assert all(image["src"].startswith("data:image/svg+xml;base64,") and image["alt"] for image in images)
