@@ -105,7 +105,8 @@ def contrasts(browser):
           const style = getComputedStyle(element);
           const ink = element.namespaceURI.endsWith("svg") ? style.fill : style.color;
           const [a, b] = [luminance(paint(under)), luminance(paint([...under, ink]))].sort((x, y) => y - x);
-          found.push([(a + 0.05) / (b + 0.05), texts.currentNode.data.trim().slice(0, 40), element.outerHTML.slice(0, 80)]);
+          const [text, markup] = [texts.currentNode.data.trim(), element.outerHTML];
+          found.push([(a + 0.05) / (b + 0.05), text.slice(0, 40), markup.slice(0, 80)]);
         }
         return found.sort((x, y) => x[0] - y[0]);
         """
