@@ -87,7 +87,7 @@ def write_report(
         statistics=statistics,
         facts=_facts(statistics),
         figures=figures,
-        group_labels=GROUP_LABELS,
+        group_labels=[label for label, count in zip(GROUP_LABELS, statistics.segments, strict=True) if count],
         tables=_tables(statistics),
         skipped=[(reason, len(names), _names(names)) for reason, names in statistics.skipped.items()],
         missing=_names(statistics.missing),
@@ -150,7 +150,7 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
         )
     if name == "length":
         mean = statistics.tokens / np.maximum(statistics.segments, 1)
-        return f"Mean tokens: {_by_group(mean, '.0f')}."
+        return f"Mean tokens: {_by_group(mean, '.0f', statistics)}."
     if name == "openers":
         return "How much is kept of the segments that open with a word; in brackets how many there are."
     if name == "roles":
@@ -158,7 +158,9 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
     if name == "repetition":
         high = statistics.repetition[:, REPETITION_EDGES[:-1] >= 0.5 - 1e-9].sum(axis=1)
         repeated = high / np.maximum(statistics.repetition.sum(axis=1), 1)
-        return f"At least half of the text stood before, in question or trace: {_by_group(repeated, '.0%')}."
+        return (
+            f"At least half of the text stood before, in question or trace: {_by_group(repeated, '.0%', statistics)}."
+        )
     if name == "completeness":
         over = statistics.gaps[GAP_EDGES[:-1] >= -2 - 1e-9].sum()
         return (
@@ -183,9 +185,11 @@ def _describe_comparison(name, summary):
     )
 
 
-def _by_group(values, number_format):
-    named = zip(values, GROUP_LABELS, strict=True)
-    return ", ".join(f"{value:{number_format}} {label.replace(', ', ' as ')}" for value, label in named)
+def _by_group(values, number_format, statistics):
+    named = zip(values, GROUP_LABELS, statistics.segments, strict=True)
+    return ", ".join(
+        f"{value:{number_format}} {label.replace(', ', ' as ')}" for value, label, count in named if count
+    )
 
 
 def _facts(statistics):
@@ -234,7 +238,7 @@ def list_notes(statistics: DatasetStatistics, pages: int) -> list[str]:
 
 def _tables(statistics):
     """Titles, what the first column names, rows (name, segments, share of each group), how many are left out."""
-    tables = []
+    tables, present = [], statistics.segments > 0
     for title, heading, groups in (
         ("By opening word", "opens with", statistics.openers),
         ("By known role", "role", statistics.roles),
@@ -242,7 +246,7 @@ def _tables(statistics):
         if groups:
             ordered = sorted(groups.items(), key=lambda item: (-item[1].sum(), item[0]))
             rows = [
-                (name, [f"{count.sum():,}", *(f"{share:.1%}" for share in count / count.sum())])
+                (name, [f"{count.sum():,}", *(f"{share:.1%}" for share in count[present] / count.sum())])
                 for name, count in ordered[:_MOST_ROWS]
             ]
             tables.append((title, heading, rows, len(ordered) - len(rows)))

@@ -98,7 +98,7 @@ def draw_figures(statistics: DatasetStatistics, theme: Theme, file_format: str) 
         # The reader's fonts may have what ours lack
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         for name, draw in _figures(statistics).items():
-            figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+            figure = Figure(figsize=(4.4, 3.1), layout="constrained")
             FigureCanvasAgg(figure)
             axes = figure.subplots()
             draw(axes, statistics, theme)

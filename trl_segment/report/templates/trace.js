@@ -140,7 +140,7 @@ function showFacts() {
   const increase = Math.abs(f_input - f_baseline);
   const gap = completeness_gap === null || !increase ? null : Math.abs(completeness_gap) / increase;
   byId("gap").textContent = gap === null ? "–" : percent(gap, gap < 0.001 ? 3 : 1);
-  byId("gap-label").textContent = `${gap === null ? " not known" : ""}, ${integer(evaluations)} evaluations`;
+  byId("gap-label").textContent = `${gap === null ? " not known" : ""}, ${integer(evaluations)} evaluation${evaluations === 1 ? "" : "s"}`;
   for (const [key, value] of Object.entries({ ...data.scores, ...data.settings })) {
     const shown = value !== null && typeof value === "object" ? JSON.stringify(value) : String(value);
     byId("settings").append(make("div", {}, appendTo("dt", key), appendTo("dd", shown)));
@@ -493,7 +493,7 @@ connectTheme();
 connectDefinitions();
 connectNeighbors();
 connectControlsFold();
-byId("answer").append("answer ", appendTo("bdi", data.answer ?? "none"));
+byId("answer").append("answer ", appendTo("bdi", data.answer || "none"));
 showText();
 connectFolds();
 if (scored) {
