@@ -1,6 +1,10 @@
 """Lines of other libraries that a person who runs a command can do nothing about."""
 
+import contextlib
 import logging
+import re
+import warnings
+from collections.abc import Iterator
 
 
 # The start of each, by its logger. Everything else that these loggers say stays.
@@ -11,6 +15,8 @@ _IDLE = {
     # that is there but cannot be used torch itself warns
     "DeepSpeed": ("Setting accelerator to CPU.", "Setting ds_accelerator to "),
 }
+# The start of a warning, where the library that is warned is not ours: PEFT 0.21 asks transformers under an old name
+_DEPRECATED = ("`is_gradient_checkpointing` is deprecated",)
 
 
 class _Without(logging.Filter):
@@ -22,9 +28,21 @@ class _Without(logging.Filter):
         return not record.getMessage().startswith(self.starts)
 
 
-def leave_out_idle_lines() -> None:
-    """Do not show such lines in this process. A line is known by its logger and its first words."""
+@contextlib.contextmanager
+def without_idle_lines() -> Iterator[None]:
+    """
+    Do not show such lines while the context lasts. A line is known by its logger and its first words, a warning by its
+    kind and its first words.
+    """
+    filters = []
     for name, starts in _IDLE.items():
-        logger = logging.getLogger(name)
-        if not any(isinstance(known, _Without) for known in logger.filters):
-            logger.addFilter(_Without(starts))
+        filters.append((logging.getLogger(name), _Without(starts)))
+        filters[-1][0].addFilter(filters[-1][1])
+    try:
+        with warnings.catch_warnings():
+            for start in _DEPRECATED:
+                warnings.filterwarnings("ignore", re.escape(start), FutureWarning)
+            yield
+    finally:
+        for logger, left_out in filters:
+            logger.removeFilter(left_out)

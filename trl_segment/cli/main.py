@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ..printing import printable, printable_traceback
 from ..progress import quiet
 from .errors import is_for_users, one_line
-from .foreign import leave_out_idle_lines
+from .foreign import without_idle_lines
 
 
 # Flags of every command that are no options of what it does
@@ -92,9 +92,8 @@ def run(command: str, function: Callable[[list[str]], None], argv: list[str] | N
     formatwarning = warnings.formatwarning
     # Libraries warn about names that they are given
     warnings.formatwarning = lambda *args, **kwargs: printable(formatwarning(*args, **kwargs))
-    leave_out_idle_lines()
     try:
-        with quiet("--quiet" in argv):
+        with without_idle_lines(), quiet("--quiet" in argv):
             function([word for word in argv if word not in _FLAGS])
     except KeyboardInterrupt as error:
         _fail(f"trl-segment {command}: interrupted", 130, error, shown)
