@@ -408,7 +408,7 @@ def fine_tune(
         *("--segmenter", settings.segmenter, "--max_steps", steps, "--per_device_train_batch_size", settings.batch),
         *("--learning_rate", rate, "--lr_scheduler_type", "cosine", "--warmup_steps", min(5, steps // 10)),
         *("--seed", seed),
-        *("--max_length", settings.max_length, "--bf16", "True", *device, "--gradient_checkpointing", "False"),
+        *("--max_length", settings.max_length, "--bf16", "True", *device, "--activation_checkpointing", "False"),
         *("--report_to", "none", "--save_strategy", "no", "--logging_strategy", "no", "--disable_tqdm", "True"),
     )
     seconds = time.monotonic() - started

@@ -8,9 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tqdm.auto import tqdm
-
-from ..printing import printable
+from ..progress import progress_bar
 from ..traces import TraceConfig
 from ..traces.trace import QUESTION_TEMPLATE
 from .data import load_splits
@@ -383,7 +381,7 @@ def solve(
 def _bar(total, known, description) -> Iterator[tuple[Callable[[int], None], Callable[[dict], None]]]:
     """A bar over outputs, and the functions that move it at each step and each output."""
     started, tokens = time.monotonic(), 0
-    with tqdm(total=total, initial=known, desc=printable(description), unit=" outputs") as bar:
+    with progress_bar(None, description, unit="output", total=total, initial=known) as bar:
 
         def on_step(made):
             nonlocal tokens
