@@ -18,6 +18,8 @@ __all__ = [
     "SegmentAttributionCallback",
     "SegmentSelectiveSFTConfig",
     "SegmentSelectiveSFTTrainer",
+    "SegmentWeightedGRPOConfig",
+    "SegmentWeightedGRPOTrainer",
     "SelectionConfig",
     "Trace",
     "TraceConfig",
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
         SegmentAttributionCallback,
         SegmentSelectiveSFTConfig,
         SegmentSelectiveSFTTrainer,
+        SegmentWeightedGRPOConfig,
+        SegmentWeightedGRPOTrainer,
     )
 
 

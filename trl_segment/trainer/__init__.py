@@ -3,6 +3,8 @@
 from .callback import SegmentAttributionCallback
 from .config import SegmentSelectiveSFTConfig
 from .data_collator import DataCollatorForSegmentSelectiveLM
+from .grpo_config import SegmentWeightedGRPOConfig
+from .grpo_trainer import SegmentWeightedGRPOTrainer
 from .segment_table import SegmentTable, SelectionSummary
 from .sft_trainer import SegmentSelectiveSFTTrainer
 
@@ -13,5 +15,7 @@ __all__ = [
     "SegmentSelectiveSFTConfig",
     "SegmentSelectiveSFTTrainer",
     "SegmentTable",
+    "SegmentWeightedGRPOConfig",
+    "SegmentWeightedGRPOTrainer",
     "SelectionSummary",
 ]
