@@ -6,9 +6,10 @@ What segment weights cost in GRPO: a step, against GRPOTrainer's. One Markdown t
 Both trainers begin with the trained model of `examples/tiny_world`, get the same prompts and the same random numbers,
 and take turns in one process: a step of one, then the same step of the other, with the order swapped every time. The
 weights are equal (1 and 1), so that both make the same completions and the same update, which is checked at every
-step, and what is left of the difference is the cost of the scorer. A step is everything from the prompts to the optimizer:
-generation, rewards, scorer, forward, backward, AdamW. Completions whose advantage is zero, and those that are cut off,
-are not scored: the second row has the task's reward, the others one by which every completion has an advantage.
+step, and what is left of the difference is the cost of the scorer. A step is everything from the prompts to the
+optimizer: generation, rewards, scorer, forward, backward, AdamW. Completions whose advantage is zero, and those that
+are cut off, are not scored: the second row has the task's reward, the others one by which every completion has an
+advantage.
 
 On a CPU, seconds are those that the process got, not those of the clock, which on a shared machine are mostly other
 processes'. `ratio` is the median of (our seconds / GRPOTrainer's) over these pairs, quartiles beside it. The first row

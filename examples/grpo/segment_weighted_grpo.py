@@ -4,10 +4,10 @@ GRPO in which the segments that led to the answer weigh more, on a task whose an
 ```bash
 python examples/grpo/segment_weighted_grpo.py --task tiny_world:repetition \
     --model_name_or_path examples/tiny_world/checkpoint --output_dir out --max_steps 20 --learning_rate 1e-4 \
-    --num_generations 8 --per_device_train_batch_size 8 --max_completion_length 1000
+    --num_generations 8 --per_device_train_batch_size 8 --max_completion_length 1000 --use_cpu True --bf16 False
 ```
 
-On several GPUs, with a real model on a task of reasoning-gym (`pip install trl-segment[peft,reasoning-gym]`):
+On several GPUs, with a real model on a task of reasoning-gym (`pip install trl-segment[peft,reasoning_gym]`):
 
 ```bash
 accelerate launch --config_file examples/accelerate_configs/zero2.yaml examples/grpo/segment_weighted_grpo.py \
@@ -17,12 +17,18 @@ accelerate launch --config_file examples/accelerate_configs/zero2.yaml examples/
 ```
 """
 
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
-import tasks
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from trl_segment import SegmentWeightedGRPOConfig, SegmentWeightedGRPOTrainer
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import tasks  # noqa: E402
 
 
 @dataclass

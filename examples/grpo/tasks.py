@@ -49,7 +49,7 @@ def tiny_world(setting: str, n: int, split: str) -> tuple[Dataset, Reward]:
 
 def reasoning_gym(name: str, n: int, seed: int) -> tuple[Dataset, Reward]:
     """
-    Problems of a dataset of reasoning-gym (`pip install trl-segment[reasoning-gym]`), scored by its own verifier.
+    Problems of a dataset of reasoning-gym (`pip install trl-segment[reasoning_gym]`), scored by its own verifier.
 
     Args:
         name (`str`):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..attribution import AttributionConfig, make_scorer
+from ..attribution import AttributionConfig, Scorer, make_scorer
 from ..attribution.scorers import without_reasoning
 from ..attribution.sequences import sequence_of
 from ..configs import config_of
@@ -15,6 +15,7 @@ from ..models.passes import wait_for_others
 from ..printing import get_logger
 from ..selection import SegmentScores, SelectionConfig, select, unit_mask
 from ..traces import (
+    AttributedSequence,
     GeneratedTokens,
     Trace,
     TraceConfig,
@@ -142,28 +143,26 @@ class SegmentWeigher:
             `list[TokenWeights]`: In the same order.
         """
         scorer = make_scorer(model, self.attribution, self.selection)
-        found = []
-        for row in rows:
-            with naming_errors(f"completion {row.number} of the batch"):
-                found.append(self._weigh_one(scorer, row.prompt_ids, row.completion_ids, row.counted))
+        found = [self._weigh_one(scorer, row) for row in rows]
         wait_for_others(model, scorer.lockstep)
         return found
 
-    def _weigh_one(self, scorer, prompt_ids, completion_ids, counted) -> TokenWeights:
-        ended = len(completion_ids)
+    def _weigh_one(self, scorer: Scorer, row: CompletionTokens) -> TokenWeights:
+        completion_ids, ended = row.completion_ids, len(row.completion_ids)
         while ended and completion_ids[ended - 1] in self.end_ids:
             ended -= 1
         try:
             text, spans = decode_with_spans(self.tokenizer, completion_ids[:ended])
         except UnplacedError as error:
             return self._not_scored(error.reason)
-        # A row without an answer of its own: the one that the completion gives is explained
-        trace = build_trace({"prompt": "", "completion": text}, self._reading, self.segmenter)
-        if trace.answer is None or not trace.answer:
+        with naming_errors(f"completion {row.number} of the batch"):
+            # A row without an answer of its own: the one that the completion gives is explained
+            trace = build_trace({"prompt": "", "completion": text}, self._reading, self.segmenter)
+        if not trace.answer:
             return TokenWeights(NO_ANSWER)
         if trace.problem is None and len(trace.segments) < 2:
             return TokenWeights(ONE_SEGMENT)
-        generated = GeneratedTokens(prompt_ids, completion_ids[:ended], spans)
+        generated = GeneratedTokens(row.prompt_ids, completion_ids[:ended], spans)
         sequence, problem = sequence_of(trace, self.tokenizer, scorer.model.config, self.attribution, generated)
         if sequence is None:
             return self._not_scored(problem)
@@ -176,10 +175,10 @@ class SegmentWeigher:
         units = np.zeros(len(completion_ids), dtype=np.int64)
         units[:ended] = training_units(text, spans, list(trace.segments))
         of_units = np.concatenate([[False], unit_mask(kept, self.selection.transition)])
-        weights = token_weights(units, of_units, counted, self.kept_weight, self.dropped_weight)
+        weights = token_weights(units, of_units, row.counted, self.kept_weight, self.dropped_weight)
         return TokenWeights(WEIGHTED, weights, of_units[units])
 
-    def _score(self, scorer, sequence, trace: Trace) -> SegmentScores | None:
+    def _score(self, scorer: Scorer, sequence: AttributedSequence, trace: Trace) -> SegmentScores | None:
         texts = ([trace.completion[a:b] for a, b in trace.segments],) if scorer.reads_text else ()
         result = scorer.attribute(sequence.input_ids, sequence.target, sequence.segments, *texts)
         scores = result.segments
