@@ -28,7 +28,7 @@ from trl_segment import SegmentWeightedGRPOConfig, SegmentWeightedGRPOTrainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import tasks  # noqa: E402
+import tasks
 
 
 @dataclass

@@ -179,8 +179,8 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     args = parser.parse_args()
     if args.quick:
-        args.steps, args.seeds, args.prompts, args.generations, args.problems = 2, 2, 1, 4, 4
-        args.max_new_tokens = 300
+        args.steps, args.seeds, args.prompts, args.generations, args.problems = 2, 1, 1, 4, 2
+        args.max_new_tokens = 120
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     arms = ["base", *args.arms]
     # Seed by seed, so that what there is after an interruption compares
