@@ -50,7 +50,7 @@ def test_reasoning_gym_scores_by_its_own_verifier(monkeypatch):
     assert asked == [("chain_sum", 3, 7)]
     assert rows[1]["prompt"][0]["content"].startswith("1 + 1?\nPlease reason step by step")
     completions = [said(r"<think>x</think> \boxed{2}"), said(r"<think>x</think> \boxed{4}"), said("<think>no")]
-    assert reward(completions=completions, number=rows["number"][1:3] + [0]) == [1.0, 0.25, 0.0]
+    assert reward(completions=completions, number=[*rows["number"][1:3], 0]) == [1.0, 0.25, 0.0]
 
 
 def test_reasoning_gym_itself():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from trl import GRPOConfig
 
 from ..attribution import SCORERS, AttributionConfig
+from ..configs import config_of
 from ..selection import SelectionConfig
 from ..selection.config import SELECTIONS, TRANSITIONS
 from ..traces.columns import COLUMN_OPTIONS
@@ -25,16 +26,18 @@ class SegmentWeightedGRPOConfig(SelectionConfig, AttributionConfig, GRPOConfig):
     Configuration class for the [`SegmentWeightedGRPOTrainer`].
 
     Takes every parameter of [`~trl.GRPOConfig`], those of the three classes below, and its own. `seed`, of both
-    [`~trl.GRPOConfig`] and [`~trl_segment.SelectionConfig`], is one and the same here. What says how a dataset's row
-    is read (`answer_column`, `question_template`, `question_column`, `solution_column`, `reasoning_column`,
-    `response_column`) is refused: the prompt is the row's `prompt`, and all else is the policy's own text.
+    [`~trl.GRPOConfig`] and [`~trl_segment.SelectionConfig`], is one and the same here. `beta` is
+    [`~trl.GRPOConfig`]'s, the coefficient of the KL divergence: no segment is dropped for its consistency. What says
+    how a dataset's row is read (`answer_column`, `question_template`, `question_column`, `solution_column`,
+    `reasoning_column`, `response_column`) is refused: the prompt is the row's `prompt`, and all else is the policy's
+    own text. So is `attribution_preset`, which is of `integrated_gradients`.
 
-    - [`~trl_segment.SelectionConfig`], which segments have the weight of kept ones: `selection`, `tau`, `beta`,
-      `consistency_scale`, `min_direction`, `min_strength`, `keep_first`, `keep_last`, `transition`,
-      `min_tokens_to_mask`, `min_gain`, `seed`.
+    - [`~trl_segment.SelectionConfig`], which segments have the weight of kept ones: `selection`, `tau`,
+      `min_direction`, `min_strength`, `keep_first`, `keep_last`, `transition`, `min_tokens_to_mask`, `min_gain`,
+      `seed`. `consistency_scale` has nothing to say without its `beta`.
     - [`~trl_segment.AttributionConfig`], how completions are scored: `attribution_scorer`, `attribution_threshold`,
       `attribution_max_tokens`, `answer_template`, `answer_statements`, and what only gradients read
-      (`attribution_preset`, `attribution_strict`, `attribution_rule`, `attribution_evaluations`,
+      (`attribution_strict`, `attribution_rule`, `attribution_evaluations`,
       `attribution_tolerance`, `attribution_stop`, `attribution_noise_samples`, `attribution_path`,
       `attribution_baseline`, `attribution_compile`).
     - [`~trl_segment.TraceConfig`], where a completion's reasoning is and is cut: `segmenter`, `segment_pattern`,
@@ -62,6 +65,8 @@ class SegmentWeightedGRPOConfig(SelectionConfig, AttributionConfig, GRPOConfig):
             Number of segments at the start of a reasoning that always have the weight of kept ones.
         keep_last (`int`, *optional*, defaults to `0`):
             The same at its end.
+        beta (`float`, *optional*, defaults to `0.0`):
+            KL coefficient of [`~trl.GRPOConfig`], not the highest consistency of a kept segment as elsewhere.
         transition (`str`, *optional*, defaults to `"none"`):
             The dropped segments whose opening word has the weight of kept ones: `"after_kept"`, `"every"` or `"none"`.
 
@@ -107,6 +112,9 @@ class SegmentWeightedGRPOConfig(SelectionConfig, AttributionConfig, GRPOConfig):
     keep_last: int = field(
         default=0, metadata={"help": "Number of segments at the end that always have the weight of kept ones."}
     )
+    beta: float = field(
+        default=0.0, metadata={"help": "Coefficient of the KL divergence from the reference model, as in TRL."}
+    )
     transition: str = field(
         default="none",
         metadata={
@@ -130,13 +138,26 @@ class SegmentWeightedGRPOConfig(SelectionConfig, AttributionConfig, GRPOConfig):
                     "completion are the policy's own, and what is explained is the answer that the completion gives. "
                     "Leave the option out, and give rows a column 'prompt'."
                 )
+        if self.attribution_preset is not None:
+            raise ValueError(
+                f"`attribution_preset={self.attribution_preset!r}` is a procedure of Integrated Gradients, which "
+                "would make some fifty gradient evaluations of every completion. Leave it out."
+            )
         if self.importance_sampling_level == "sequence":
             raise ValueError(
                 "`importance_sampling_level='sequence'` gives a completion one ratio and clips it as a whole, so its "
                 "tokens cannot have weights of their own. Use 'token', or TRL's GRPOTrainer."
             )
+        # The two parents mean different things by it, and one of them checks what it means
+        divergence, self.beta = self.beta, 1.0
         super().__post_init__()
+        self.beta = divergence
         self._check_scorer()
+
+    @property
+    def segment_selection(self) -> SelectionConfig:
+        """Which segments have the weight of kept ones, as a config of its own."""
+        return config_of(SelectionConfig, self, beta=1.0)
 
     def _check_scorer(self):
         """After the parents, which know what a scorer and a selection are called."""

@@ -11,7 +11,6 @@ from ..attribution import AttributionConfig
 from ..configs import config_of
 from ..models.inspection import cache_can_be_cut, slices_logits, unwrap_adapter
 from ..models.sharding import check_sharding
-from ..selection import SelectionConfig
 from ._trl_compat import end_tokens, model_id, parallel_over_one_trace, record_metric, text_tokenizer
 from .grpo_config import SegmentWeightedGRPOConfig
 from .segment_weights import OUTCOMES, WEIGHTED, SegmentWeigher, TokenWeights, completion_rows
@@ -98,7 +97,7 @@ class SegmentWeightedGRPOTrainer(GRPOTrainer):
             text_tokenizer(self),
             end_tokens(self),
             config_of(AttributionConfig, args),
-            config_of(SelectionConfig, args),
+            args.segment_selection,
             args.segment_weight_kept,
             args.segment_weight_dropped,
             segmenter,
