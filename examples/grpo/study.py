@@ -41,6 +41,11 @@ from commands import run_command, write_jsonl  # noqa: E402
 from outcomes import Evaluation, Reading, compare, read_outcome, roles_table, table  # noqa: E402
 
 
+# As `repetition`, with problems of three to four registers: completions of 250 tokens, so that a study takes minutes
+SETTINGS = {
+    **world.SETTINGS,
+    "short": world.get_settings("repetition", steps=(3, 4), redundancy=(1, 2)),
+}
 CHECKPOINT = HERE.parent / "tiny_world" / "checkpoint"
 # Options of `SegmentWeightedGRPOConfig`; `None` is TRL's trainer
 ARMS: dict[str, dict | None] = {
@@ -62,7 +67,7 @@ def train(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> list[d
     config, cls = (GRPOConfig, GRPOTrainer)
     if options is not None:
         config, cls = (SegmentWeightedGRPOConfig, SegmentWeightedGRPOTrainer)
-    rows, reward = tasks.tiny_world(args.setting, args.steps * args.prompts, f"grpo-study-{seed}")
+    rows, reward = tasks.tiny_world(SETTINGS[args.setting], args.steps * args.prompts, f"grpo-study-{seed}")
     trainer = cls(
         str(CHECKPOINT),
         reward,
@@ -98,7 +103,7 @@ def problems_of(args: argparse.Namespace, seed: int) -> Path:
     """The test problems of a seed."""
     path = Path(args.output_dir) / f"problems-{seed}.jsonl"
     if not path.exists():
-        rows = world.make_rows(args.setting, args.problems, f"grpo-test-{seed}")
+        rows = world.make_rows(SETTINGS[args.setting], args.problems, f"grpo-test-{seed}")
         write_jsonl(path, [{name: row[name] for name in ("id", "question", "answer")} for row in rows])
     return path
 
@@ -168,15 +173,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output_dir", default="study", help="where everything is written")
     parser.add_argument("--quick", action="store_true", help="a run of a minute whose figures say nothing")
-    parser.add_argument("--setting", default="repetition", choices=sorted(world.SETTINGS))
+    parser.add_argument("--setting", default="short", choices=sorted(SETTINGS))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=30, help="GRPO steps")
+    parser.add_argument("--steps", type=int, default=20, help="GRPO steps")
     parser.add_argument("--prompts", type=int, default=2, help="prompts a step")
     parser.add_argument("--generations", type=int, default=8, help="completions of a prompt")
     parser.add_argument("--problems", type=int, default=100, help="test problems of each seed")
-    parser.add_argument("--max_new_tokens", type=int, default=1000, help="length limit of an output")
-    parser.add_argument("--learning_rate", type=float, default=1e-4)
+    parser.add_argument("--max_new_tokens", type=int, default=500, help="length limit of an output")
+    parser.add_argument("--learning_rate", type=float, default=2e-4)
     args = parser.parse_args()
     if args.quick:
         args.steps, args.seeds, args.prompts, args.generations, args.problems = 2, 1, 1, 4, 2

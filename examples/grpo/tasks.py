@@ -20,13 +20,13 @@ from trl_segment.traces import QUESTION_TEMPLATE, answer_of_completion, find_rea
 Reward = Callable[..., list[float]]
 
 
-def tiny_world(setting: str, n: int, split: str) -> tuple[Dataset, Reward]:
+def tiny_world(setting: str | world.WorldSettings, n: int, split: str) -> tuple[Dataset, Reward]:
     """
     Problems of the tiny world, with prompts and right answers.
 
     Args:
-        setting (`str`):
-            One of `world.SETTINGS`.
+        setting (`str` or `world.WorldSettings`):
+            The name of one of `world.SETTINGS`, or a setting.
         n (`int`):
             Number of problems.
         split (`str`):
