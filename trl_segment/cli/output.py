@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..printing import json_ready, printable
+from ..progress import is_quiet
 
 
 def say(*lines: str) -> None:
@@ -19,6 +20,18 @@ def say(*lines: str) -> None:
             Lines.
     """
     print(printable("\n".join(lines)), flush=True)
+
+
+def note(*lines: str) -> None:
+    """
+    Print lines on what was done, which `--quiet` leaves out. Results and whatever a person must know are [`say`].
+
+    Args:
+        *lines (`str`):
+            Lines.
+    """
+    if not is_quiet():
+        say(*lines)
 
 
 def warn(*lines: str) -> None:

@@ -12,8 +12,9 @@ from .arguments import ModelArguments, StoreArguments, StreamingDatasetArguments
 from .data import StoreReader, load_train_split, roles_of, spread_evenly
 from .errors import UserError
 from .faithfulness import Measurement, MeasurementArguments
-from .output import count, say, warn
-from .parser import CommandParser, Group
+from .options import Command, Group
+from .output import count, note, warn
+from .start import start
 
 
 @dataclass
@@ -43,11 +44,10 @@ class ReportArguments:
             raise ValueError(f"`trace_pages` must be at least 0, but {self.trace_pages} was passed.")
 
 
-def make_parser() -> CommandParser:
-    """The command's parser."""
-    return CommandParser(
-        "report",
-        "Write pages on what a selection does to a dataset: figures, a list of its traces, and traces one by one.",
+COMMAND = Command(
+    "report",
+    "Write pages on what a selection does to a dataset: figures, a list of its traces, and traces one by one.",
+    (
         Group("store", StoreArguments),
         Group("dataset: without one the report is on the store alone, which holds no text", StreamingDatasetArguments),
         Group("output", ReportArguments),
@@ -55,7 +55,9 @@ def make_parser() -> CommandParser:
         Group("how that is measured, with a model", MeasurementArguments),
         # The seed draws the random segments that the selection is compared with
         Group("selection", SelectionConfig, without=("transition",)),
-    )
+    ),
+    examples=("trl-segment report --dataset_name traces.jsonl --attributions scores --output_dir report",),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = make_parser()
+    parser = start(COMMAND, argv)
     store_args, data_args, args, model_args, measurement_args, selection = parser.parse(argv)
     if selection.selection in ("random", "all"):
         parser.error(f"--selection {selection.selection} does not depend on the scores, and the report is on them")
@@ -131,11 +133,11 @@ def main(argv: list[str] | None = None) -> None:
         measurement.close()
         reader.say_left_out()
         statistics.faithfulness = measurement.summary()
-        say(describe_faithfulness(statistics.faithfulness, CONFIDENCES[measurement_args.confidence]))
+        note(describe_faithfulness(statistics.faithfulness, CONFIDENCES[measurement_args.confidence]))
     page = write_report(statistics, args.output_dir, dataset_name or name, store.settings.describe(), pages.written)
-    warn(*(f"trl-segment report: {note}" for note in list_notes(statistics, len(pages.written))))
+    warn(*(f"trl-segment report: {line}" for line in list_notes(statistics, len(pages.written))))
     kept, tokens = statistics.segments, statistics.tokens
-    say(
+    note(
         f"{count(statistics.traces, 'trace')}: {kept[0]:,} of {kept.sum():,} segments and {tokens[0]:,} of "
         f"{tokens.sum():,} tokens kept. {count(skipped, 'trace')} trained in full, {len(statistics.missing):,} not in "
         "the store.",
