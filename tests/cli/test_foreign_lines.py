@@ -79,6 +79,8 @@ def test_plain_runs_show_nothing_foreign(tmp_path):
         part for part in shown if part and not is_bar(part) and not part.startswith(("$ ", "trl-segment generate:"))
     ]
     assert foreign == []
+    # Every bar says what is done
+    assert not any(part.startswith("Map:") for part in shown)
     assert not re.search(r"\[?WARNING\]?|Warning\b|deprecated", done.stdout), done.stdout
 
 
