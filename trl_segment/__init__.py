@@ -19,6 +19,8 @@ __all__ = [
     "SegmentAttributionCallback",
     "SegmentSelectiveSFTConfig",
     "SegmentSelectiveSFTTrainer",
+    "SegmentWeightedGRPOConfig",
+    "SegmentWeightedGRPOTrainer",
     "SelectionConfig",
     "Trace",
     "TraceConfig",
@@ -40,6 +42,8 @@ _NAMES = {
         "SegmentAttributionCallback",
         "SegmentSelectiveSFTConfig",
         "SegmentSelectiveSFTTrainer",
+        "SegmentWeightedGRPOConfig",
+        "SegmentWeightedGRPOTrainer",
     ),
 }
 
@@ -53,6 +57,8 @@ if TYPE_CHECKING:
         SegmentAttributionCallback,
         SegmentSelectiveSFTConfig,
         SegmentSelectiveSFTTrainer,
+        SegmentWeightedGRPOConfig,
+        SegmentWeightedGRPOTrainer,
     )
 
 __getattr__, __dir__ = lazy_names(__name__, _NAMES)

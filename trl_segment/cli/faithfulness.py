@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ..evaluation.faithfulness import (
     SHARES,
     Faithfulness,
@@ -23,7 +21,7 @@ from ..selection import SelectionConfig
 from ..traces import row_name
 from ..traces.statements import STATEMENTS
 from .arguments import DatasetArguments, ModelArguments, StoreArguments
-from .data import FoundRow, StoreReader, load_train_split
+from .data import FoundRow, StoreReader, load_train_split, spread_evenly
 from .errors import UserError
 from .options import Command, Group
 from .output import note, say, write_json
@@ -84,7 +82,7 @@ class MeasurementArguments:
         Returns:
             `set[int]`: Their numbers, spread evenly.
         """
-        return set(np.linspace(0, rows - 1, min(self.max_traces, rows)).round().astype(int).tolist())
+        return set(spread_evenly(self.max_traces, rows))
 
 
 class Measurement:

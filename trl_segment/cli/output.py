@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,17 @@ def note(*lines: str) -> None:
     """
     if not is_quiet():
         say(*lines)
+
+
+def warn(*lines: str) -> None:
+    """
+    Print lines on stderr: what a person should know of a run that did not fail.
+
+    Args:
+        *lines (`str`):
+            Lines. Their control characters are written out.
+    """
+    print(printable("\n".join(lines)), file=sys.stderr, flush=True)
 
 
 def some_of(names: Sequence[str], most: int = 5) -> str:

@@ -281,7 +281,7 @@ def _vllm_engine(path, args, decoding) -> Engine:
 
 
 def _transformers_engine(path, args, decoding) -> Engine:
-    from ..evaluation.continuous_batching import ContinuousDecoder
+    from ..evaluation.continuous_batching import ContinuousDecoder, has_paged_attention
     from ..evaluation.generation import Request, end_token_ids
     from ..models import load_model
     from ..models.inspection import config_fingerprint, tokenizer_fingerprint, weights_fingerprint
@@ -296,7 +296,8 @@ def _transformers_engine(path, args, decoding) -> Engine:
     )
     ends = end_token_ids(model.generation_config, tokenizer)
     decode = None
-    if args.backend == "continuous" or (args.backend == "auto" and model.device.type == "cuda"):
+    by_itself = args.backend == "auto" and model.device.type == "cuda" and has_paged_attention()
+    if args.backend == "continuous" or by_itself:
         try:
             # Which models it takes is best found out with one token
             list(ContinuousDecoder(model, ends, replace(decoding, max_new_tokens=1))([Request("", 0, [min(ends)])]))

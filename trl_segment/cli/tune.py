@@ -13,7 +13,7 @@ from ..selection import CONSISTENCY_SCALES, SelectionConfig
 from ..store import CUSTOM_SEGMENTER, AttributionStore, open_store
 from ..traces import row_name
 from .arguments import DatasetArguments, ModelArguments
-from .data import StoreReader, load_train_split
+from .data import StoreReader, load_train_split, spread_evenly
 from .errors import UserError
 from .options import Command, Group
 from .output import count, note, say, write_json
@@ -168,8 +168,8 @@ def _open_readers(store_args, text_column) -> list[StoreReader]:
 def _sweep(parser, store_args, data_args, args, model_args, selection):
     readers = _open_readers(store_args, data_args.dataset_text_field)
     dataset = load_train_split(data_args)
-    wanted = np.unique(np.linspace(0, len(dataset) - 1, min(args.max_traces, len(dataset))).round().astype(int))
-    rows = [(row_name(dataset[index], index), dataset[index]) for index in wanted.tolist()]
+    wanted = spread_evenly(args.max_traces, len(dataset))
+    rows = [(row_name(dataset[index], index), dataset[index]) for index in wanted]
     if args.dry_run:
         stored = (row for reader in readers for row in reader.store.values())
         segments = [len(row.num_tokens) for row in stored if row.problem is None]

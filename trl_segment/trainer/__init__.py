@@ -11,6 +11,8 @@ __all__ = [
     "SegmentSelectiveSFTConfig",
     "SegmentSelectiveSFTTrainer",
     "SegmentTable",
+    "SegmentWeightedGRPOConfig",
+    "SegmentWeightedGRPOTrainer",
     "SelectionSummary",
 ]
 
@@ -19,6 +21,8 @@ _NAMES = {
     "callback": ("SegmentAttributionCallback",),
     "config": ("SegmentSelectiveSFTConfig",),
     "data_collator": ("DataCollatorForSegmentSelectiveLM",),
+    "grpo_config": ("SegmentWeightedGRPOConfig",),
+    "grpo_trainer": ("SegmentWeightedGRPOTrainer",),
     "segment_table": ("SegmentTable", "SelectionSummary"),
     "sft_trainer": ("SegmentSelectiveSFTTrainer",),
 }
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from .callback import SegmentAttributionCallback
     from .config import SegmentSelectiveSFTConfig
     from .data_collator import DataCollatorForSegmentSelectiveLM
+    from .grpo_config import SegmentWeightedGRPOConfig
+    from .grpo_trainer import SegmentWeightedGRPOTrainer
     from .segment_table import SegmentTable, SelectionSummary
     from .sft_trainer import SegmentSelectiveSFTTrainer
 
