@@ -61,12 +61,12 @@ def outside(browser):
 
 
 def clipped(browser):
-    """Shown elements whose text is wider than the room it is shown in."""
+    """Shown elements whose text is wider than the room it is shown in, whether one can scroll in it or not."""
     return browser.execute_script(
         """
         return [...document.querySelectorAll("body *")]
           .filter((e) => e.getClientRects().length && !e.closest(".visually-hidden, .skip, svg"))
-          .filter((e) => ["hidden", "clip"].includes(getComputedStyle(e).overflowX) && e.scrollWidth > e.clientWidth)
+          .filter((e) => getComputedStyle(e).overflowX !== "visible" && e.scrollWidth > e.clientWidth)
           .map((e) => `${e.tagName} ${e.id} ${e.className}`)
         """
     )

@@ -688,7 +688,7 @@ def run_report(folder, output, *options, dataset=True):
 
 def test_the_command_writes_pages_with_its_thresholds(folder, capsys):
     assert run_report(folder, "out", "--tau", "0.4") == [f"trace-{i}.html" for i in range(6)]
-    assert "have a page of their own" not in capsys.readouterr().err
+    assert "trl-segment report:" not in capsys.readouterr().err
     page = read(folder / "out" / page_address(2))
     assert page.data["name"] == "sum-2"
     assert page.data["thresholds"]["tau"] == 0.4

@@ -135,7 +135,8 @@ def main(argv: list[str] | None = None) -> None:
         statistics.faithfulness = measurement.summary()
         note(describe_faithfulness(statistics.faithfulness, CONFIDENCES[measurement_args.confidence]))
     page = write_report(statistics, args.output_dir, dataset_name or name, store.settings.describe(), pages.written)
-    warn(*(f"trl-segment report: {line}" for line in list_notes(statistics, len(pages.written))))
+    for line in list_notes(statistics, len(pages.written)):
+        warn(f"trl-segment report: {line}")
     kept, tokens = statistics.segments, statistics.tokens
     note(
         f"{count(statistics.traces, 'trace')}: {kept[0]:,} of {kept.sum():,} segments and {tokens[0]:,} of "

@@ -97,12 +97,14 @@ function makeFilter() {
 }
 
 // What is not known stands last, whichever way is sorted
-function compare(first, second) {
+function makeOrder() {
   const name = control("sort").value;
-  const [a, b] = [first[name], second[name]];
-  if (a === null || b === null) return (a === null) - (b === null) || first.number - second.number;
-  const order = a < b ? -1 : a > b ? 1 : 0;
-  return (control("descending").checked ? -order : order) || first.number - second.number;
+  const sign = control("descending").checked ? -1 : 1;
+  return (first, second) => {
+    const [a, b] = [first[name], second[name]];
+    if (a === null || b === null) return (a === null) - (b === null) || first.number - second.number;
+    return sign * (a < b ? -1 : a > b ? 1 : 0) || first.number - second.number;
+  };
 }
 
 function makeRow(trace) {
@@ -140,7 +142,7 @@ function showMore(number) {
 }
 
 function showList() {
-  matching = traces.filter(makeFilter()).sort(compare);
+  matching = traces.filter(makeFilter()).sort(makeOrder());
   drawn = 0;
   byId("rows").replaceChildren();
   showMore(AT_FIRST);
