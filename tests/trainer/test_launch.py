@@ -121,9 +121,10 @@ def test_the_recipe_of_a_7b_model_trains_alike_in_one_process_and_in_two(folder,
         [log for log in trainer_state(tmp_path / config)["log_history"] if "loss" in log]
         for config in ("single_gpu", "multi_gpu")
     )
-    assert [log["loss"] for log in one] == pytest.approx([log["loss"] for log in two], rel=1e-4)
-    assert [log["trained_token_share"] for log in one] == pytest.approx([log["trained_token_share"] for log in two])
-    assert 0 < one[0]["trained_token_share"] < 1
+    # The second step is what is left of five rows, which two processes share out otherwise
+    for figure in ("loss", "trained_token_share"):
+        assert one[0][figure] == pytest.approx(two[0][figure], rel=1e-4)
+    assert len(one) == len(two) == 2 and 0 < one[0]["trained_token_share"] < 1
     adapter = json.loads((tmp_path / "multi_gpu" / "adapter_config.json").read_text())
     assert adapter["r"] == 16 and len(adapter["target_modules"]) == 7
 
