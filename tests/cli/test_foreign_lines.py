@@ -79,6 +79,8 @@ def test_plain_runs_show_nothing_foreign(tmp_path):
         part for part in shown if part and not is_bar(part) and not part.startswith(("$ ", "trl-segment generate:"))
     ]
     assert foreign == []
+    # Every bar says what is done
+    assert not any(part.startswith("Map:") for part in shown)
     assert not re.search(r"\[?WARNING\]?|Warning\b|deprecated", done.stdout), done.stdout
 
 
@@ -106,21 +108,24 @@ def test_only_the_lines_that_are_known_are_left_out(caplog, recwarn):
     assert bitsandbytes.filters == before
 
 
-def test_defaults_of_ours_and_of_trl_are_not_deprecated(tmp_path, recwarn):
+@pytest.mark.parametrize(
+    ("config", "parent"), [("SegmentSelectiveSFTConfig", "SFTConfig"), ("SegmentWeightedGRPOConfig", "GRPOConfig")]
+)
+def test_defaults_of_ours_and_of_trl_are_not_deprecated(config, parent, tmp_path, recwarn):
     import trl
 
-    from trl_segment import SegmentSelectiveSFTConfig
+    import trl_segment
 
-    ours = SegmentSelectiveSFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    options = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
+    config = getattr(trl_segment, config)
+    ours = config(**options)
     assert [str(warning.message) for warning in recwarn if "deprecated" in str(warning.message)] == []
-    theirs = trl.SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    theirs = getattr(trl, parent)(**options)
     for name in ("activation_checkpointing", "gradient_checkpointing"):
         assert getattr(ours, name) == getattr(theirs, name)
     # What a person sets under the old name is answered as before, and works
     with pytest.warns(FutureWarning, match="gradient_checkpointing"):
-        off = SegmentSelectiveSFTConfig(
-            output_dir=str(tmp_path), use_cpu=True, bf16=False, gradient_checkpointing=False
-        )
+        off = config(**options, gradient_checkpointing=False)
     assert off.activation_checkpointing is off.gradient_checkpointing is False
-    new = SegmentSelectiveSFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, activation_checkpointing=False)
+    new = config(**options, activation_checkpointing=False)
     assert new.activation_checkpointing is new.gradient_checkpointing is False

@@ -52,8 +52,12 @@ def test_attribute_merge_and_report_do_their_work_without_a_word(folder, tmp_pat
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")
     report = ["report", "--attributions", tmp_path / "merged", "--output_dir", tmp_path / "report"]
-    assert run(capsys, *report, "--quiet") == ("", "")
-    assert (tmp_path / "report" / "index.html").exists() or list((tmp_path / "report").glob("*.html"))
+    data = ["--dataset_name", folder / "traces.jsonl"]
+    assert run(capsys, *report, *data, "--quiet") == ("", "")
+    assert (tmp_path / "report" / "index.html").exists()
+    # What a page lacks is no progress
+    shown = run(capsys, *report, "--quiet")
+    assert shown.out == "" and "since the store holds no text" in shown.err
 
 
 def test_results_stay(folder, tmp_path, capsys):

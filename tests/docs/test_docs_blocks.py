@@ -125,6 +125,8 @@ def check_command(words: list[str]) -> None:
             check_command(["trl-segment", rest[place].rsplit(".", 1)[-1], *rest[place + 1 :]])
     elif program == "trl-segment":
         command = rest[0]
+        if command in ("--version", "--help"):
+            return
         known = flags_of(command).keys() | {"--config"}
         if command == "sft":
             known |= launch_command_parser()._option_string_actions.keys() | {"--accelerate_config"}
@@ -277,6 +279,47 @@ def test_markers_and_continuations_are_read(tmp_path):
 def test_wrong_commands_that_are_not_run_are_found(line):
     with pytest.raises(AssertionError):
         check_command(shlex.split(line))
+
+
+def trains(words: list[str]) -> bool:
+    """Whether a command starts a training run of this package."""
+    if words[:2] == ["trl-segment", "sft"] or "trl_segment.cli.sft" in words:
+        return True
+    scripts = [REPOSITORY / word for word in words if word.endswith(".py") and (REPOSITORY / word).is_file()]
+    return any("SegmentSelectiveSFTConfig, ModelConfig" in path.read_text(encoding="utf-8") for path in scripts)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, *sorted((REPOSITORY / "examples").rglob("*.md")), *sorted((REPOSITORY / "examples").glob("*.py"))],
+    ids=lambda page: str(page.relative_to(REPOSITORY)),
+)
+def test_what_trains_says_how_long_a_row_may_be(page):
+    """TRL cuts rows after 1,024 tokens, and most of a long trace, its answer too, is then not trained."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [(found[1], found[2]) for found in re.finditer(r"```(\w+)(?: title=[^\n]+)?\n(.*?)```", text, re.DOTALL)]
+    inline = re.findall(
+        r"`((?:trl-segment|python|accelerate) [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    )
+    files = {block.title: block.text for block in blocks_of(page) if block.title} if page.suffix == ".md" else {}
+    for language, block in [*blocks, *(("bash", line) for line in inline)]:
+        if language == "python" and re.search(r"SFTTrainer\(\n", block):
+            assert "max_length" in block, block
+        for words in commands_of(block) if language == "bash" else ():
+            # What a sentence says of the command is not all of its options
+            if not trains(words) or not {"--output_dir", "--config", "--model_name_or_path"} & set(words):
+                continue
+            # An assignment in front of the commands holds options that several share
+            said = f"{words}{block if '$' in str(words) else ''}"
+            for name in words[words.index("--config") + 1 :][:1] if "--config" in words else ():
+                said += files.get(name) or (REPOSITORY / name).read_text(encoding="utf-8")
+            assert "max_length" in said, shlex.join(words)
+
+
+def test_every_example_configuration_says_how_long_a_row_may_be():
+    for path in (REPOSITORY / "examples").glob("*.yaml"):
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert "max_length" in config or "output_dir" not in config, path
 
 
 def test_the_diff_of_the_readme_names_what_there_is():

@@ -40,9 +40,10 @@ def warn(*lines: str) -> None:
 
     Args:
         *lines (`str`):
-            Lines. Their control characters are written out.
+            Lines, of which there may be none. Their control characters are written out.
     """
-    print(printable("\n".join(lines)), file=sys.stderr, flush=True)
+    if lines:
+        print(printable("\n".join(lines)), file=sys.stderr, flush=True)
 
 
 def some_of(names: Sequence[str], most: int = 5) -> str:

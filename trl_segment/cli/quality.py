@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     reader.say_left_out()
     if not compared:
         raise UserError(f"no row of the dataset has scores in {store_args.attributions!r}, so nothing is compared.")
-    quality = selection_quality(compared, args.useful_roles, args.ignored_roles)
+    quality = selection_quality(compared, args.useful_roles, args.ignored_roles, selection)
     say(describe_quality(quality, args.useful_roles))
     if args.output_dir is not None:
         write_json(Path(args.output_dir) / "quality.json", dataclasses.asdict(quality))

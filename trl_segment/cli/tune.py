@@ -1,13 +1,13 @@
 """`trl-segment tune`: sweep the thresholds over stored attributions, or compare stores."""
 
 import contextlib
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..evaluation.gains import CONFIDENCES, SegmentGains
-from ..evaluation.tuning import BETAS, TAUS, ScoredTrace, compare_stores, sweep_thresholds
+from ..evaluation.tuning import BETAS, TAUS, ScoredTrace, challenge, compare_stores, sweep_thresholds
 from ..progress import progress_bar
 from ..selection import CONSISTENCY_SCALES, SelectionConfig
 from ..store import CUSTOM_SEGMENTER, AttributionStore, open_store
@@ -18,7 +18,7 @@ from .errors import UserError
 from .options import Command, Group
 from .output import count, note, say, write_json
 from .start import start
-from .tables import agreement_lines, ranking_lines, sweep_lines
+from .tables import agreement_lines, challenge_sentence, ranking_lines, sweep_lines
 
 
 @dataclass
@@ -185,7 +185,7 @@ def _sweep(parser, store_args, data_args, args, model_args, selection):
     folder = Path(args.output_dir)
     file = SegmentGains(folder / "gains.jsonl", lambda: model_args.load(model_args.dtype), args.confidence)
     with contextlib.closing(file) as gains:
-        sweeps, report = _sweeps(readers, rows, gains, args, selection)
+        sweeps, verdicts, report = _sweeps(readers, rows, gains, args, selection)
     for line in ranking_lines(sweeps):
         say(line)
     write_json(folder / "tune.json", report)
@@ -196,21 +196,27 @@ def _sweep(parser, store_args, data_args, args, model_args, selection):
     except ImportError as error:
         raise UserError("the heat map is drawn with matplotlib. Install it: pip install matplotlib") from error
     note(f"Table and heat map: {folder / 'tune.json'}, {folder / 'tune.png'}")
+    say(*verdicts)
 
 
 def _sweeps(readers, rows, gains, args, selection):
-    """A sweep for each store and scale by title, and what `tune.json` says of them."""
+    """A sweep for each store and scale by title, a sentence for each store, and what `tune.json` says of them."""
     taus, betas = sorted(args.taus or TAUS), sorted(args.betas or BETAS)
-    sweeps, report = {}, []
+    unit = CONFIDENCES[args.confidence]
+    sweeps, verdicts, report = {}, [], []
     for reader in readers:
         scored = _scored_traces(reader, rows, gains)
+        of_store = {}
         for scale in args.scales:
             sweep = sweep_thresholds(scored, replace(selection, consistency_scale=scale), taus, betas)
             title = f"{Path(reader.name).name}, {scale}" if len(readers) > 1 else scale
-            sweeps[title] = sweep
-            say(*sweep_lines(title, sweep, selection, CONFIDENCES[args.confidence], len(scored)))
-            report.append({"store": reader.name, "scale": scale, "traces": len(scored), **asdict(sweep)})
-    return sweeps, report
+            sweeps[title] = of_store[scale] = sweep
+            say(*sweep_lines(title, sweep, selection, unit, len(scored)))
+            report.append({"store": reader.name, "scale": scale, "traces": len(scored), **sweep.figures})
+        found = challenge(of_store, selection.consistency_scale, selection.tau, selection.beta)
+        store = f"{Path(reader.name).name}: " if len(readers) > 1 else ""
+        verdicts.append(f"{store}{challenge_sentence(found, selection, unit)}")
+    return sweeps, verdicts, report
 
 
 def _scored_traces(reader: StoreReader, rows, gains: SegmentGains) -> list[ScoredTrace]:

@@ -32,7 +32,7 @@ How strongly, and in which direction, each segment of a reasoning moved the log-
 name and a hash of its text, but not the text. To train on the same traces without attributing them again:
 
 ```bash
-trl-segment sft --attributions {repo_id} --model_name_or_path ... --dataset_name ...
+trl-segment sft --attributions {repo_id} --model_name_or_path ... --dataset_name ... --max_length ...
 ```
 
 Made with:

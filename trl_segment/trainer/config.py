@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from trl import SFTConfig
 
-from .options import SelectiveTrainingConfig
+from .options import SelectiveTrainingConfig, name_checkpointing
 
 
 @dataclass
@@ -41,8 +41,5 @@ class SegmentSelectiveSFTConfig(SelectiveTrainingConfig, SFTConfig):
                 f"{self.loss_type!r} and label_smoothing_factor={self.label_smoothing_factor} make another loss of "
                 "it. Use 'mask', or leave these two at their defaults."
             )
-        # TRL's default stands under a name that transformers has deprecated, so every run would warn of what nobody
-        # has set
-        if self.activation_checkpointing is None and self.gradient_checkpointing == SFTConfig.gradient_checkpointing:
-            self.activation_checkpointing = self.gradient_checkpointing
+        name_checkpointing(self, SFTConfig)
         super().__post_init__()

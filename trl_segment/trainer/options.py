@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..attribution import AttributionConfig
 from ..precisions import PRECISIONS
@@ -145,3 +146,19 @@ class SelectiveTrainingConfig(SelectionConfig, AttributionConfig):
                 f"{self.reattribute_every_epochs} and {self.dropped_segments!r} were passed."
             )
         super().__post_init__()
+
+
+def name_checkpointing(args: Any, parent: type) -> None:
+    """
+    Give TRL's default of `gradient_checkpointing` its new name, `activation_checkpointing`. transformers warns of the
+    old one, also where nobody has set it. A value that somebody has set stays where it is.
+
+    Args:
+        args (`Any`):
+            A config of TRL's, before its own `__post_init__`. It is changed in place.
+        parent (`type`):
+            TRL's class.
+    """
+    default = parent.gradient_checkpointing
+    if args.activation_checkpointing is None and args.gradient_checkpointing == default:
+        args.activation_checkpointing = default

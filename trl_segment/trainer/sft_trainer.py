@@ -80,10 +80,12 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
     Examples:
     ```python
     >>> from datasets import load_dataset
-    >>> from trl_segment import SegmentSelectiveSFTTrainer
+    >>> from trl_segment import SegmentSelectiveSFTConfig, SegmentSelectiveSFTTrainer
 
     >>> trainer = SegmentSelectiveSFTTrainer(
-    ...     model="Qwen/Qwen2.5-1.5B-Instruct", train_dataset=load_dataset("GAIR/LIMO", split="train")
+    ...     model="Qwen/Qwen2.5-1.5B-Instruct",
+    ...     args=SegmentSelectiveSFTConfig(max_length=16384),
+    ...     train_dataset=load_dataset("GAIR/LIMO", split="train"),
     ... )
     >>> trainer.train()
     ```
