@@ -61,9 +61,6 @@ DEFINITIONS = {
         "What the attributions of all tokens miss of the rise of the answer's log-probability over the baseline, "
         "as a share of it. 0 % is exact."
     ),
-    "defect": (
-        "What the quadrature alone misses of that rise: its error along the path, before it is spread over tokens."
-    ),
     "evaluations": "Passes forward and backward through the attribution model that the scores took.",
     "reliability": (
         "Settled, not settled (partly chance), unread (the reasoning does not raise the answer), or not measured "
