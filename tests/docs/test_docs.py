@@ -12,7 +12,7 @@ from helpers import REPOSITORY
 from trl import SFTConfig
 
 import trl_segment
-from trl_segment import AttributionConfig, SegmentSelectiveSFTConfig, SelectionConfig
+from trl_segment import AttributionConfig, SegmentSelectiveSFTConfig, SegmentWeightedGRPOConfig, SelectionConfig
 from trl_segment.cli.inspect import InspectArguments
 from trl_segment.cli.report import ReportArguments
 
@@ -63,6 +63,15 @@ def test_every_option_of_a_command_has_a_line_in_its_section(heading, arguments)
         (line,) = [line for line in section.splitlines() if re.match(rf"\| (`\w+`, )*`{option.name}`[ ,]", line)]
         if isinstance(option.default, str):
             assert line.split(" | ")[1].strip() == f"`{option.default}`"
+
+
+def test_every_option_of_segment_weights_has_a_line_with_its_default():
+    section = USAGE.split("\n## Segment weights in GRPO\n")[1].split("\n## ")[0]
+    lines = dict(re.findall(r"^\| `(\w+)` \| `?([^|`]+?)`? \|", section, re.MULTILINE))
+    own = [
+        f for f in dataclasses.fields(SegmentWeightedGRPOConfig) if f.name in SegmentWeightedGRPOConfig.__annotations__
+    ]
+    assert lines == {f.name: str(f.default).lower() for f in own}
 
 
 def test_every_test_that_the_compatibility_page_names_is_there():
@@ -179,11 +188,13 @@ def test_every_field_of_a_config_is_in_its_docstring(config):
     assert [name for name in entries if name not in {field.name for field in dataclasses.fields(config)}] == []
 
 
-def test_the_docstring_of_the_trainers_config_names_what_it_inherits():
-    text = inspect.getdoc(SegmentSelectiveSFTConfig)
+@pytest.mark.parametrize("config", [SegmentSelectiveSFTConfig, SegmentWeightedGRPOConfig])
+def test_the_docstring_of_the_trainers_config_names_what_it_inherits(config):
+    text = inspect.getdoc(config)
     inherited = [*dataclasses.fields(SelectionConfig), *dataclasses.fields(AttributionConfig)]
     assert len(inherited) > 20
-    assert [field.name for field in inherited if f"`{field.name}`" not in text] == []
+    own = config.__annotations__
+    assert [f.name for f in inherited if f"`{f.name}`" not in text and f.name not in own] == []
 
 
 def test_every_promise_names_a_test_that_there_is():

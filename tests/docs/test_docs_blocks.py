@@ -8,6 +8,7 @@ is written to that file, for the commands behind it.
 
 import dataclasses
 import functools
+import importlib
 import json
 import re
 import runpy
@@ -17,7 +18,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import trl
 import yaml
 from accelerate.commands.launch import launch_command_parser
 from dataset_forms import ON_THE_HUB, write_dataset
@@ -25,6 +25,7 @@ from helpers import REPOSITORY
 
 from trl_segment import SegmentSelectiveSFTConfig
 from trl_segment.cli import main as cli
+from trl_segment.cli.start import start
 
 
 WORLD = REPOSITORY / "examples" / "tiny_world"
@@ -102,22 +103,10 @@ def commands_of(text: str) -> list[list[str]]:
     return commands
 
 
-class _Parsed(Exception):
-    pass
-
-
 @functools.cache
 def flags_of(command: str) -> dict:
     """The options of a `trl-segment` command, from its own parser."""
-
-    def stop(parser, *args, **kwargs):
-        raise _Parsed(parser._option_string_actions)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trl.TrlParser, "parse_args_and_config", stop)
-        with pytest.raises(_Parsed) as parsed:
-            cli.main([command])
-    return parsed.value.args[0]
+    return start(importlib.import_module(f"trl_segment.cli.{command}").COMMAND, [])._option_string_actions
 
 
 def check_command(words: list[str]) -> None:
@@ -126,14 +115,14 @@ def check_command(words: list[str]) -> None:
     options = [word.split("=")[0] for word in rest if word.startswith("--")]
     if program in ("accelerate", "torchrun"):
         # The program that is launched, behind the launcher's own options
-        start = next(i for i, word in enumerate(rest) if word.endswith(".py") or word.startswith("trl_segment."))
+        place = next(i for i, word in enumerate(rest) if word.endswith(".py") or word.startswith("trl_segment."))
         if program == "accelerate":
             launcher = launch_command_parser()._option_string_actions
-            assert {word for word in rest[:start] if word.startswith("--")} <= launcher.keys()
-        if rest[start].endswith(".py"):
-            check_command(["python", *rest[start:]])
+            assert {word for word in rest[:place] if word.startswith("--")} <= launcher.keys()
+        if rest[place].endswith(".py"):
+            check_command(["python", *rest[place:]])
         else:
-            check_command(["trl-segment", rest[start].rsplit(".", 1)[-1], *rest[start + 1 :]])
+            check_command(["trl-segment", rest[place].rsplit(".", 1)[-1], *rest[place + 1 :]])
     elif program == "trl-segment":
         command = rest[0]
         if command in ("--version", "--help"):

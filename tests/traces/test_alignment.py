@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 from trl_segment.traces import (
     ANSWER_TEMPLATE,
     PAPER_KEYWORDS,
+    GeneratedTokens,
+    UnplacedError,
     attributed_sequence,
     build_trace,
+    decode_with_spans,
     encode_with_spans,
+    generated_sequence,
     join_completion,
     locate_segments,
     render_prompt,
@@ -687,3 +691,72 @@ def test_an_answer_as_long_as_a_solution_is_a_problem():
     assert trace.problem is None
     problem = attributed_sequence(trace, tokenizer).problem
     assert problem == "the answer has more than 64 tokens, as a solution has, not an answer"
+
+
+def spelled_out(name, text):
+    """A text in as many tokens as it can be written with: one for each character, or byte."""
+    tokenizer = get_tokenizer(name)
+    if name == "phi3":
+        pieces = ["▁", *("▁" if character == " " else character for character in text)]
+        newline = tokenizer.convert_tokens_to_ids("<0x0A>")
+        return np.array([newline if piece == "\n" else tokenizer.convert_tokens_to_ids(piece) for piece in pieces])
+    ids = [tokenizer(character, add_special_tokens=False)["input_ids"] for character in text]
+    return np.array([token for one in ids for token in one])
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("text", ["I add 5 and 6.\n\nWait, is it 11?\n\nHowever, no.", "né à 你好.\n\nWait, 𝔸 = 🙂!"])
+def test_tokens_that_a_model_has_written_have_their_characters(name, text):
+    """As the tokenizer cuts the text, and cut smaller, which it would never do."""
+    tokenizer = get_tokenizer(name)
+    expected, spans = encode_with_spans(tokenizer, text)
+    decoded, found = decode_with_spans(tokenizer, expected)
+    assert decoded == text
+    assert np.array_equal(found, spans)
+    if name == "phi3" and not text.isascii():
+        return
+    ids = spelled_out(name, text)
+    assert len(ids) > len(expected)
+    decoded, found = decode_with_spans(tokenizer, ids)
+    assert decoded == text
+    assert np.maximum(found[:, 0], 0).tolist() == [max(place, 0) for place in first_characters(name, ids, text)]
+    assert found[-1, 1] == len(text) and (found[1:, 0] >= found[:-1, 0]).all()
+
+
+def test_what_is_no_text_is_placed_all_the_same():
+    tokenizer = tiny_tokenizer()
+    half = tokenizer("é", add_special_tokens=False)["input_ids"][:1]
+    ids = np.array([*tokenizer("a")["input_ids"], *half * 30, *tokenizer("b")["input_ids"], *half])
+    try:
+        text, spans = decode_with_spans(tokenizer, ids)
+    except UnplacedError as error:
+        assert "do not add up" in error.reason
+    else:
+        assert text[spans[0, 0] : spans[0, 1]] == "a" and spans[-1, 1] == len(text)
+    assert decode_with_spans(tokenizer, np.array([], dtype=np.int64))[0] == ""
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("statements", ["visible", "hidden", "only_first"])
+def test_the_sequence_of_generated_tokens_is_that_of_the_text(name, statements):
+    """Where a mark of its own stands between reasoning and suffix, the two ways to tokenize agree."""
+    tokenizer = get_tokenizer(name)
+    row = make_rows(5)[4]
+    text = row["solution"].replace("</think>", f"So it is {row['answer']}.\n</think>")
+    prompt = f"Q: {row['question']}\nA: "
+    trace = build_trace({"prompt": prompt, "completion": text})
+    expected = attributed_sequence(trace, tokenizer, answer_statements=statements, hidden_token=3)
+    prompt_ids = np.array(tokenizer(prompt)["input_ids"])
+    ids = expected.input_ids
+    # Cut where the text is cut
+    assert np.array_equal(ids[: len(prompt_ids)], prompt_ids)
+    completion_ids, spans = encode_with_spans(tokenizer, text)
+    generated = GeneratedTokens(prompt_ids, completion_ids, spans)
+    found = generated_sequence(trace, tokenizer, generated, answer_statements=statements, hidden_token=3)
+    assert found.problem is None and len(found.segments) == len(trace.segments) > 2
+    assert found.hidden_tokens == expected.hidden_tokens and (found.hidden_tokens > 0) == (statements != "visible")
+    for (a, b), (c, d) in zip(found.segments, expected.segments, strict=True):
+        assert found.input_ids[a:b].tolist() == ids[c:d].tolist()
+    a, b = found.target
+    assert tokenizer.decode(found.input_ids[a:b]).strip("{} ") == row["answer"]
+    assert b == len(found.input_ids)

@@ -18,6 +18,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from datasets import Dataset
+from grpo_rows import GROUP, figures_of_grpo
 from helpers import make_rows, tiny_model, tiny_tokenizer
 from transformers import TrainerCallback
 
@@ -181,6 +182,15 @@ def part_command(folder):
 def part_other(folder):
     """Attribution by another model, which is loaded and sharded when training begins."""
     return train(folder / "a", max_steps=1, attribution_model=str(folder.parent / "model"))
+
+
+def part_grpo(folder):
+    """Each process with its half of every group."""
+    forget_last_run()
+    configured = {"use_configured_state": True}
+    return figures_of_grpo(
+        folder, per_device_train_batch_size=GROUP // 2, use_cpu=False, accelerator_config=configured
+    )
 
 
 def checkpointed(folder, resume, by, **options):

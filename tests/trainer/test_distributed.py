@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from grpo_rows import figures_of_grpo
 from helpers import REPOSITORY, make_rows, tiny_model, tiny_tokenizer
 
 from trl_segment.attribution import AttributionConfig, attribute_traces, attribution_settings
@@ -38,7 +39,7 @@ KINDS = {
     "fsdp2": ("FSDP", None),
 }
 CHECKPOINTED = ("zero2", "zero3", "fsdp2")
-PARTS = ("command", "full", "lora", "again", "bf16", "other")
+PARTS = ("command", "full", "lora", "again", "bf16", "other", "grpo")
 
 
 def free_port() -> int:
@@ -184,6 +185,22 @@ def test_attributions_in_mid_training_equal_one_process(run, reference):
     _, folder, _ = run
     store = AttributionStore(folder / "again" / "a" / "_attributions" / "epoch-1")
     assert_same_scores(store, reference(5, folder / "again" / "weights.pt"))
+
+
+def test_grpo_with_segment_weights_equals_one_process(run, tmp_path):
+    """Each process generates and scores half of every group, one of them more completions than the other."""
+    _, _, results = run
+    expected, found = figures_of_grpo(tmp_path), results["grpo"]
+    assert len(found["logs"]) == 4
+    for (step, loss, norm), other in zip(found["logs"], expected["logs"], strict=True):
+        assert step == other[0]
+        assert loss == pytest.approx(other[1], abs=1e-6)
+        assert norm == pytest.approx(other[2], rel=1e-4)
+    for ours, theirs in zip(found["metrics"], expected["metrics"], strict=True):
+        assert ours.keys() == theirs.keys()
+        timed = {"seconds", "share_of_step"}
+        assert {n: ours[n] for n in ours.keys() - timed} == pytest.approx({n: theirs[n] for n in ours.keys() - timed})
+    assert sum(one["rows_weighted"] for one in found["metrics"]) > 0
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_been(run):

@@ -5,10 +5,11 @@ import inspect
 import pytest
 import torch
 from accelerate import Accelerator
-from helpers import make_rows
+from grpo_rows import make_plain
+from helpers import make_rows, tiny_model
 from test_trainer import make_trainer, messages
 from transformers import PretrainedConfig
-from trl import SFTTrainer
+from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trl_segment.trainer import _trl_compat as compat
@@ -104,3 +105,23 @@ def test_methods_that_are_overridden_or_called_exist(name):
 @pytest.mark.parametrize("name", ["_tag_names", "_name", "_paper"])
 def test_what_shapes_the_model_card_exists(name):
     assert hasattr(SFTTrainer, name)
+
+
+def test_grpo_makes_a_generation_batch_of_what_ours_reads(tmp_path, tokenizer):
+    """Padded tokens and their masks, one advantage a row, and a method of this name that makes them."""
+    trainer = make_plain(tmp_path, tiny_model(tokenizer), tokenizer, make_rows(2))
+    assert list(inspect.signature(GRPOTrainer._generate_and_score_completions).parameters) == ["self", "inputs"]
+    batch = trainer._generate_and_score_completions(next(iter(trainer.get_train_dataloader())))
+    rows = len(batch["completion_ids"])
+    for name in ("prompt", "completion"):
+        assert batch[f"{name}_ids"].shape == batch[f"{name}_mask"].shape and batch[f"{name}_ids"].ndim == 2
+    assert batch["advantages"].shape == (rows,)
+    # Prompts are padded on the left, completions on the right
+    assert batch["prompt_mask"][:, -1].all() and batch["completion_mask"][:, 0].all()
+    assert compat.text_tokenizer(trainer) is tokenizer
+    assert compat.end_tokens(trainer) == {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    compat.record_metric(trainer, "train", "own", 0.5)
+    logged = {}
+    trainer.model.train()
+    trainer.log(logged)
+    assert logged["own"] == 0.5

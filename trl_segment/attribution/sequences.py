@@ -3,14 +3,18 @@
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..models.inspection import neutral_token
-from ..traces import AttributedSequence, Trace, attributed_sequence
+from ..traces import AttributedSequence, GeneratedTokens, Trace, attributed_sequence, generated_sequence
 from .config import AttributionConfig
 from .scorers import SCORERS
 from .scorers.baselines import baseline_token
 
 
 def sequence_of(
-    trace: Trace, tokenizer: PreTrainedTokenizerBase, model_config: PreTrainedConfig, config: AttributionConfig
+    trace: Trace,
+    tokenizer: PreTrainedTokenizerBase,
+    model_config: PreTrainedConfig,
+    config: AttributionConfig,
+    generated: GeneratedTokens | None = None,
 ) -> tuple[AttributedSequence | None, str | None]:
     """
     The attributed sequence of a trace.
@@ -24,6 +28,8 @@ def sequence_of(
             Config of that model; its positions bound the length.
         config ([`AttributionConfig`]):
             Settings.
+        generated ([`~trl_segment.traces.GeneratedTokens`], *optional*):
+            The tokens of a trace that the model itself has written. By default the text is tokenized.
 
     Returns:
         `tuple[AttributedSequence | None, str | None]`: The sequence, or `None` and why there is none.
@@ -32,9 +38,11 @@ def sequence_of(
         return None, trace.problem
     if len(trace.segments) < 2:
         return None, "one segment only, nothing to select"
-    sequence = attributed_sequence(
-        trace, tokenizer, config.answer_template, config.answer_statements, _hidden_token(model_config, config)
-    )
+    options = config.answer_template, config.answer_statements, _hidden_token(model_config, config)
+    if generated is None:
+        sequence = attributed_sequence(trace, tokenizer, *options)
+    else:
+        sequence = generated_sequence(trace, tokenizer, generated, *options)
     if sequence.problem is not None:
         return None, sequence.problem
     longest = getattr(model_config.get_text_config(), "max_position_embeddings", None)

@@ -116,7 +116,8 @@ class Lockstep:
     def __init__(self, model: PreTrainedModel):
         self.model = model
         self.active = is_sharded(model)
-        if fsdp_modules(model):
+        self._sharded_by_fsdp = fsdp_modules(model)
+        if self._sharded_by_fsdp:
             # FSDP2 settles at the first forward pass in which precision it reduces gradients, by the parameters that
             # require them. That pass must not be one of ours, where none does.
             with torch.no_grad():
@@ -137,4 +138,8 @@ class Lockstep:
             return wanted
         most = torch.tensor(int(wanted), device=process_state().device)
         torch.distributed.all_reduce(most, op=torch.distributed.ReduceOp.MAX)
+        # FSDP2 leaves some parameters whole after a pass. A process that begins with another trace has given them back
+        # and one that waits has not: then only the first would gather them, for ever.
+        for module in self._sharded_by_fsdp:
+            module.reshard()
         return Pass(int(most))

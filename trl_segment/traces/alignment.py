@@ -28,6 +28,9 @@ ANSWER_TEMPLATE = "</think> So, the final answer is \\boxed{{answer}}"
 # Answers of the usual problem sets have a few tokens, the longest in a thousand about a hundred
 MOST_ANSWER_TOKENS = 64
 
+# Bytes of the longest character, each of which may be a token
+_MOST_BYTES = 4
+
 # White space and the first word, or one symbol where a segment does not open with a word
 _OPENING = re.compile(r"\s*(?:\w+|\S)?")
 
@@ -76,6 +79,25 @@ class AttributedSequence:
     hidden_tokens: int = 0
 
 
+@dataclass(frozen=True)
+class GeneratedTokens:
+    """
+    Tokens that a model has read and written.
+
+    Args:
+        prompt_ids (`np.ndarray`):
+            Token IDs of the prompt, without padding, shape (tokens,).
+        completion_ids (`np.ndarray`):
+            Token IDs of the completion, without padding and what ends it, shape (tokens,).
+        spans (`np.ndarray`):
+            Character span of each token of the completion in its text, shape (tokens, 2), see [`decode_with_spans`].
+    """
+
+    prompt_ids: np.ndarray
+    completion_ids: np.ndarray
+    spans: np.ndarray
+
+
 def encode_with_spans(
     tokenizer: "PreTrainedTokenizerBase", text: str, add_special_tokens: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -109,6 +131,55 @@ def encode_with_spans(
     if (spans[1:, 0] > spans[:-1, 1]).any():
         spans = _untrimmed(text, spans)
     return np.asarray(encoding["input_ids"], dtype=np.int64), spans
+
+
+def decode_with_spans(tokenizer: "PreTrainedTokenizerBase", ids: np.ndarray) -> tuple[str, np.ndarray]:
+    """
+    Text of tokens that a model has written, and which characters each token stands for.
+
+    A model may spell a text with other tokens than the tokenizer would: then the tokens are decoded one by one, each
+    behind the few in front of it, since a tokenizer may read a token otherwise at the start of a text.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            A fast tokenizer.
+        ids (`np.ndarray`):
+            Token IDs, shape (tokens,).
+
+    Returns:
+        `tuple[str, np.ndarray]`: The text, special tokens included, and character spans, shape (tokens, 2). Tokens
+        that share a character share its span.
+
+    Raises:
+        `UnplacedError`: If the texts of the tokens do not add up to the text of all.
+        `ValueError`: If the tokenizer has no offsets.
+    """
+    text = _decode(tokenizer, ids)
+    again, spans = encode_with_spans(tokenizer, text)
+    if np.array_equal(again, ids):
+        return text, spans
+    spans = np.zeros((len(ids), 2), dtype=np.int64)
+    context = first = position = 0
+    for end in range(1, len(ids) + 1):
+        known, longer = _decode(tokenizer, ids[context:first]), _decode(tokenizer, ids[context:end])
+        # Half a character is shown as a replacement; more tokens than a character has bytes are none
+        if longer.endswith("\ufffd") and end - first < _MOST_BYTES and end < len(ids):
+            continue
+        width = max(len(longer) - len(known), 0)
+        spans[first:end] = position, position + width
+        position += width
+        context, first = first, end
+    if position != len(text):
+        raise UnplacedError(
+            f"The {len(ids):,} tokens of a completion have {position:,} characters one by one and {len(text):,} "
+            f"together with the tokenizer {tokenizer.name_or_path!r}, so its segments have no place among them.",
+            "its tokens do not add up to its text",
+        )
+    return text, spans
+
+
+def _decode(tokenizer: "PreTrainedTokenizerBase", ids: np.ndarray) -> str:
+    return cast(str, tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _untrimmed(text: str, spans: np.ndarray) -> np.ndarray:
@@ -351,6 +422,73 @@ def attributed_sequence(
         `ValueError`: If the tokenizer is slow, or has no chat template where one is needed; if `answer_statements` is
             unknown, or hides something with no `hidden_token` at hand.
     """
+    _check_statements(answer_statements, hidden_token)
+    assert trace.answer is not None, "a trace without an answer has a problem"
+    prompt = render_prompt(trace, tokenizer)
+    completion, cut = join_completion(prompt, trace.completion[: trace.reasoning[1]])
+    before, after = _around_answer(trace, answer_template)
+    text = prompt + completion + before
+    answer = len(text), len(text) + len(trace.answer)
+    # A rendered template brings its own special tokens
+    ids, spans = encode_with_spans(
+        tokenizer, text + trace.answer + after, add_special_tokens=isinstance(trace.prompt, str)
+    )
+    # With `<think>` the white space behind it can be cut off, where the reasoning begins
+    shift = len(prompt) - cut
+    first = max(trace.reasoning[0], cut)
+    segments = [(max(a, first) + shift, max(b, first) + shift) for a, b in trace.segments]
+    hidden = None if answer_statements == "visible" else _hidden_characters(trace, answer_statements) + shift
+    return _place(ids, spans, answer, segments, hidden, hidden_token, tokenizer.unk_token_id)
+
+
+def generated_sequence(
+    trace: Trace,
+    tokenizer: "PreTrainedTokenizerBase",
+    generated: GeneratedTokens,
+    answer_template: str = ANSWER_TEMPLATE,
+    answer_statements: str = "visible",
+    hidden_token: int | None = None,
+) -> AttributedSequence:
+    """
+    What the attribution model reads of a completion that it has generated: the very tokens of prompt and reasoning,
+    which the tokenizer might have cut otherwise, then suffix and answer.
+
+    Args:
+        trace ([`~trl_segment.traces.Trace`]):
+            The trace, without `problem`, of the text that [`decode_with_spans`] gives for the completion.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the model.
+        generated ([`GeneratedTokens`]):
+            The tokens.
+        answer_template (`str`, *optional*):
+            See [`attributed_sequence`].
+        answer_statements (`str`, *optional*, defaults to `"visible"`):
+            See [`attributed_sequence`].
+        hidden_token (`int`, *optional*):
+            See [`attributed_sequence`].
+
+    Returns:
+        [`AttributedSequence`]: As of [`attributed_sequence`]; characters are counted from the start of the
+        completion, and the tokens of the prompt have the empty span (0, 0).
+
+    Raises:
+        `ValueError`: See [`attributed_sequence`].
+    """
+    _check_statements(answer_statements, hidden_token)
+    assert trace.answer is not None, "a trace without an answer has a problem"
+    end = trace.reasoning[1]
+    before, after = _around_answer(trace, answer_template)
+    suffix_ids, suffix_spans = encode_with_spans(tokenizer, before + trace.answer + after)
+    inside = generated.spans[:, 0] < end
+    ids = np.concatenate([generated.prompt_ids, generated.completion_ids[inside], suffix_ids])
+    of_prompt = np.zeros((len(generated.prompt_ids), 2), dtype=np.int64)
+    spans = np.concatenate([of_prompt, generated.spans[inside], suffix_spans + end])
+    answer = end + len(before), end + len(before) + len(trace.answer)
+    hidden = None if answer_statements == "visible" else _hidden_characters(trace, answer_statements)
+    return _place(ids, spans, answer, list(trace.segments), hidden, hidden_token, tokenizer.unk_token_id)
+
+
+def _check_statements(answer_statements: str, hidden_token: int | None) -> None:
     if answer_statements not in STATEMENTS:
         raise ValueError(
             f"Unknown `answer_statements` {answer_statements!r}. Pass one of {', '.join(map(repr, STATEMENTS))}."
@@ -361,40 +499,42 @@ def attributed_sequence(
             "names neither a pad nor an eos token. Set `model.config.pad_token_id`, or leave `answer_statements` at "
             "'visible'."
         )
-    assert trace.answer is not None, "a trace without an answer has a problem"
-    prompt = render_prompt(trace, tokenizer)
-    completion, cut = join_completion(prompt, trace.completion[: trace.reasoning[1]])
-    before, after = answer_template.replace(DEFAULT_CLOSING, trace.closing).split("{answer}")
-    text = prompt + completion + before
-    answer_start, answer_end = len(text), len(text) + len(trace.answer)
-    # A rendered template brings its own special tokens
-    ids, spans = encode_with_spans(
-        tokenizer, text + trace.answer + after, add_special_tokens=isinstance(trace.prompt, str)
-    )
 
-    holds_answer = np.flatnonzero((spans[:, 0] < answer_end) & (spans[:, 1] > answer_start))
+
+def _around_answer(trace: Trace, answer_template: str) -> tuple[str, str]:
+    """What stands between reasoning and answer, and behind the answer."""
+    before, after = answer_template.replace(DEFAULT_CLOSING, trace.closing).split("{answer}")
+    return before, after
+
+
+def _place(
+    ids: np.ndarray,
+    spans: np.ndarray,
+    answer: Span,
+    segments: list[Span],
+    hidden: np.ndarray | None,
+    hidden_token: int | None,
+    unk_token_id: int | None,
+) -> AttributedSequence:
+    """The sequence up to the answer's last token, with the characters of answer, segments and what is hidden found."""
+    holds_answer = np.flatnonzero((spans[:, 0] < answer[1]) & (spans[:, 1] > answer[0]))
     if len(holds_answer) == 0:
         missing = "the tokenizer makes no token of the answer"
-        return AttributedSequence(ids, (len(ids), len(ids)), [(0, 0)] * len(trace.segments), spans, missing)
+        return AttributedSequence(ids, (len(ids), len(ids)), [(0, 0)] * len(segments), spans, missing)
     target = (int(holds_answer[0]), int(holds_answer[-1]) + 1)
     ids, spans = ids[: target[1]], spans[: target[1]]
-
-    # With `<think>` the white space behind it can be cut off, where the reasoning begins
-    shift = len(prompt) - cut
-    first = max(trace.reasoning[0], cut)
-    segments = [(max(a, first) + shift, max(b, first) + shift) for a, b in trace.segments]
     problem = None
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids[target[0] :]:
+    if unk_token_id is not None and unk_token_id in ids[target[0] :]:
         problem = "the answer has a token that is not in the vocabulary"
     elif target[1] - target[0] > MOST_ANSWER_TOKENS:
         problem = f"the answer has more than {MOST_ANSWER_TOKENS} tokens, as a solution has, not an answer"
     runs = _token_runs(segment_of_tokens(spans, segments), len(segments))
-    if answer_statements == "visible":
+    if hidden is None:
         return AttributedSequence(ids, target, runs, spans, problem)
     inside = slice(runs[0][0], runs[-1][1])
-    hidden = _holds_any(spans[inside], _hidden_characters(trace, answer_statements) + shift)
-    ids[inside][hidden] = hidden_token
-    return AttributedSequence(ids, target, runs, spans, problem, int(hidden.sum()))
+    covered = _holds_any(spans[inside], hidden)
+    ids[inside][covered] = hidden_token
+    return AttributedSequence(ids, target, runs, spans, problem, int(covered.sum()))
 
 
 def _token_runs(index: np.ndarray, num_segments: int) -> list[Span]:

@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from accelerate import Accelerator
-from transformers import PretrainedConfig, PreTrainedModel
-from trl import SFTTrainer
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from trl import GRPOTrainer, SFTTrainer
 from trl.trainer.utils import get_config_model_id, global_then_local_main_first
 
 
@@ -20,12 +20,14 @@ __all__ = [
     "LOG_PROBS",
     "PREPARED_COLUMNS",
     "arguments_by_position",
+    "end_tokens",
     "main_process_first",
     "model_id",
     "parallel_over_one_trace",
     "prepared_chat_template",
     "record_metric",
     "signature_columns",
+    "text_tokenizer",
     "without_autocast",
 ]
 
@@ -74,9 +76,19 @@ def signature_columns(trainer: SFTTrainer, *columns: str) -> None:
             trainer._signature_columns.append(column)
 
 
-def record_metric(trainer: SFTTrainer, mode: str, name: str, value: float) -> None:
-    """Add a value to a metric that `SFTTrainer.log` averages until the next line of the log."""
+def record_metric(trainer: SFTTrainer | GRPOTrainer, mode: str, name: str, value: float) -> None:
+    """Add a value to a metric that the trainer's `log` averages until the next line of the log."""
     trainer._metrics[mode][name].append(value)
+
+
+def text_tokenizer(trainer: GRPOTrainer) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a trainer of text; `None` where it trains a model that sees images."""
+    return None if trainer._is_vlm else trainer._tokenizer
+
+
+def end_tokens(trainer: GRPOTrainer) -> set[int]:
+    """Tokens that end a completion: one that ends in none of them was cut off."""
+    return {*trainer.eos_token_ids, trainer._tokenizer.pad_token_id}
 
 
 def parallel_over_one_trace(accelerator: Accelerator) -> bool:

@@ -21,6 +21,9 @@ from .base import Attribution, Scorer
 from .baselines import resolve_baseline
 
 
+_HOPS, _EVALUATIONS = 3, 2
+
+
 class RecursiveAttribution(Scorer):
     r"""
     Integrated Gradients of the answer, and of what it rests on.
@@ -51,7 +54,11 @@ class RecursiveAttribution(Scorer):
     token_attributions = True
 
     def __init__(
-        self, model: PreTrainedModel, hops: int = 3, evaluations: int = 2, baseline: int | torch.Tensor | None = None
+        self,
+        model: PreTrainedModel,
+        hops: int = _HOPS,
+        evaluations: int = _EVALUATIONS,
+        baseline: int | torch.Tensor | None = None,
     ):
         if hops < 0 or evaluations < 1:
             raise ValueError(f"There must be 0 or more hops of 1 or more evaluations, not {hops} of {evaluations}.")
@@ -66,6 +73,10 @@ class RecursiveAttribution(Scorer):
     @classmethod
     def from_config(cls, model, config, selection=None):
         return cls(model, baseline=resolve_baseline(model, config.attribution_baseline))
+
+    @classmethod
+    def most_evaluations(cls, config):
+        return float((_HOPS + 1) * _EVALUATIONS)
 
     def attribute(
         self,
