@@ -8,7 +8,7 @@ and take turns in one process: a step of one, then the same step of the other, w
 weights are equal (1 and 1), so that both make the same completions and the same update, which is checked at every
 step, and what is left of the difference is the cost of the scorer. A step is everything from the prompts to the
 optimizer: generation, rewards, scorer, forward, backward, AdamW. Completions whose advantage is zero, and those that
-are cut off, are not scored: the second row has the task's reward, the others one by which every completion has an
+are cut off, are not scored: the last row has the task's reward, the others one by which every completion has an
 advantage.
 
 On a CPU, seconds are those that the process got, not those of the clock, which on a shared machine are mostly other
@@ -49,7 +49,6 @@ _seconds = time.perf_counter if torch.cuda.is_available() else time.process_time
 SCORERS = {
     "marginal": {},
     "attention": {"attribution_scorer": "attention", "selection": "attribution"},
-    "rest_perplexity": {"attribution_scorer": "rest_perplexity", "selection": "attribution"},
 }
 
 
@@ -153,9 +152,9 @@ def main():
     print("| --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         measured = [("GRPOTrainer itself", GRPOTrainer, coin, {})]
-        measured += [("`marginal`, the task's reward", SegmentWeightedGRPOTrainer, right_answer, {})]
         for name, options in SCORERS.items():
             measured.append((f"`{name}`, every completion", SegmentWeightedGRPOTrainer, coin, options))
+        measured.append(("`marginal`, the task's reward", SegmentWeightedGRPOTrainer, right_answer, {}))
         for name, cls, reward, options in measured:
             equal = {} if cls is GRPOTrainer else {"segment_weight_kept": 1.0, "segment_weight_dropped": 1.0}
             ours = build(cls, folder, rows, reward, **options, **equal)

@@ -58,7 +58,7 @@ ROLES = tuple(role for role in world.ROLES if not role.endswith("_indirect"))
 
 def train(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> list[dict]:
     """Trains one model, and returns the log of its steps."""
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PrinterCallback
     from trl import GRPOConfig, GRPOTrainer
 
     from trl_segment import SegmentWeightedGRPOConfig, SegmentWeightedGRPOTrainer
@@ -93,6 +93,7 @@ def train(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> list[d
         train_dataset=rows,
         processing_class=AutoTokenizer.from_pretrained(CHECKPOINT),
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     trainer.save_model(str(folder))
     trainer.processing_class.save_pretrained(folder)

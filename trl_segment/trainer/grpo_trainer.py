@@ -45,7 +45,7 @@ class SegmentWeightedGRPOTrainer(GRPOTrainer):
             Configuration.
         segmenter (`Callable[[str], list[str]]`, *optional*):
             Takes the text of a reasoning and returns its segments in order, in place of `args.segmenter`.
-        *others, **kwargs:
+        **kwargs:
             Everything else that [`~trl.GRPOTrainer`] takes.
 
     Raises:
