@@ -42,7 +42,8 @@ def sources():
 def extras():
     config = configparser.ConfigParser()
     config.read(REPOSITORY / "setup.cfg", encoding="utf-8")
-    return set(config["options.extras_require"])
+    # As metadata spells names
+    return {name.replace("_", "-") for name in config["options.extras_require"]}
 
 
 def run(*words, **options):
@@ -197,7 +198,7 @@ def test_every_extra_that_is_named_exists():
         except UnicodeDecodeError:  # weights
             continue
         for found in re.findall(r"(?:trl[-_]segment|[\s\"'./]\.)\[([a-z]\w*(?:,\s*\w+)*)\]", text):
-            named.setdefault(path, set()).update(re.split(r",\s*", found))
+            named.setdefault(path, set()).update(re.split(r",\s*", found.replace("_", "-")))
     assert len(named) > 3
     assert {path: found - extras() for path, found in named.items() if found - extras()} == {}
 
