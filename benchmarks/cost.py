@@ -126,15 +126,15 @@ def check_clock():
         assumed = utilization
 
 
-def table():
+def table(traces, length):
     columns = "model | weights | evaluations | operations | 1 H100: hours | 8 H100: hours | GiB: weights"
     columns += " | GiB: as configured | GiB: least | GiB: least, sharded over 8"
     print(f"| {columns} |\n|{' --- |' * (columns.count('|') + 1)}")
     for name, config in models().items():
         for evaluations in EVALUATIONS:
-            one = estimate_cost(config, [TOKENS] * TRACES, evaluations)
-            eight = estimate_cost(config, [TOKENS] * TRACES, evaluations, devices=8)
-            sharded = estimate_cost(config, [TOKENS] * TRACES, evaluations, devices=8, sharded=True)
+            one = estimate_cost(config, [length] * traces, evaluations)
+            eight = estimate_cost(config, [length] * traces, evaluations, devices=8)
+            sharded = estimate_cost(config, [length] * traces, evaluations, devices=8, sharded=True)
             print(
                 f"| {name} | {one.parameters / 1e9:.2f}e9 | {evaluations} | {one.flops:.2e} | {one.hours:.1f} | "
                 f"{eight.hours:.2f} | {one.weights_gib:.1f} | {one.gib:.1f} | {one.least_gib:.1f} | "
@@ -145,6 +145,8 @@ def table():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--table", action="store_true", help="print the table alone, without measuring anything")
+    parser.add_argument("--traces", type=int, default=TRACES, help="traces of the table, by default LIMO's")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens of each")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if not args.table:
@@ -152,7 +154,7 @@ def main():
         print()
         check_clock()
         print()
-    table()
+    table(args.traces, args.tokens)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On a machine with a GPU, in a clone with its environment: the tests marked `gpu`, then every benchmark of attribution,
-# into one folder. Aims at ten minutes on an H100; nothing of it has run on one since it was written.
+# into one folder. Aims at ten minutes on an H100. The tests ran on an H200; the benchmarks of attribution have not.
 #   bash benchmarks/gpu.sh [FOLDER] [MODEL]
 set -u
 folder=${1:-gpu_output}

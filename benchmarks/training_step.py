@@ -55,7 +55,7 @@ COMMON = {
     "bf16": False,
     "use_cpu": not torch.cuda.is_available(),
     "report_to": [],
-    "gradient_checkpointing": False,
+    "activation_checkpointing": False,
     "per_device_train_batch_size": 2,
     "max_length": 256,
     "disable_tqdm": True,

@@ -38,8 +38,14 @@ def modules_after(statement):
         ("from trl_segment.traces import attributed_sequence", {"torch", "transformers", "trl"}),
         ("import trl_segment.traces", {"torch", "trl"}),
         ("import trl_segment.selection", {"torch", "transformers", "trl"}),
-        ("import trl_segment.store", {"torch", "trl"}),
-        ("from trl_segment import AttributionStore, open_store, push_store", {"torch", "trl"}),
+        ("import trl_segment.store", {"torch", "transformers", "trl", "huggingface_hub"}),
+        ("from trl_segment import AttributionStore, open_store, push_store", {"torch", "transformers", "trl"}),
+        (
+            "from trl_segment.attribution import AttributionConfig, RULES; AttributionConfig()",
+            {"torch", "transformers"},
+        ),
+        ("import trl_segment.attribution, trl_segment.trainer", {"torch", "transformers", "trl", "numpy"}),
+        ("from trl_segment.trainer.options import SelectiveTrainingConfig", {"torch", "transformers", "trl"}),
         ("import trl_segment.models", {"trl"}),
         ("import trl_segment.evaluation, trl_segment.evaluation.tuning, trl_segment.evaluation.generation", {"trl"}),
         ("import trl_segment.report, trl_segment.report.terminal, trl_segment.report.trace_page", {"torch", "trl"}),
@@ -76,7 +82,7 @@ _FLOORS = {
     "cli": 5,
 }
 # Files that are in no room, for all to use
-_GROUND = {"configs", "presets", "printing", "progress", "workers", "__init__"}
+_GROUND = {"configs", "lazy", "precisions", "presets", "printing", "progress", "workers", "__init__"}
 # What a room does without, so that it starts at once or can be used by itself
 _HEAVY = {"torch", "trl", "accelerate", "peft"}
 _WITHOUT = {

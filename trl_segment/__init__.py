@@ -4,8 +4,9 @@ trl-segment: fine-tune reasoning models only on the segments of a chain of thoug
 Names are loaded when they are first used, so that importing the package imports neither torch nor trl.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from .lazy import lazy_names
 
 
 __version__ = "0.1.0.dev0"
@@ -31,19 +32,19 @@ __all__ = [
     "select_segments",
 ]
 
-_MODULE_OF = {
-    "AttributionConfig": "attribution",
-    "AttributionStore": "store",
-    "IntegratedGradients": "attribution",
-    "attribute_traces": "attribution",
-    "SelectionConfig": "selection",
-    "open_store": "store",
-    "push_store": "store",
-    "select_segments": "selection",
-    "Trace": "traces",
-    "TraceConfig": "traces",
-    "build_trace": "traces",
-    "segment_text": "traces",
+_NAMES = {
+    "attribution": ("AttributionConfig", "IntegratedGradients", "attribute_traces"),
+    "selection": ("SelectionConfig", "select_segments"),
+    "store": ("AttributionStore", "open_store", "push_store"),
+    "traces": ("Trace", "TraceConfig", "build_trace", "segment_text"),
+    "trainer": (
+        "DataCollatorForSegmentSelectiveLM",
+        "SegmentAttributionCallback",
+        "SegmentSelectiveSFTConfig",
+        "SegmentSelectiveSFTTrainer",
+        "SegmentWeightedGRPOConfig",
+        "SegmentWeightedGRPOTrainer",
+    ),
 }
 
 if TYPE_CHECKING:
@@ -60,12 +61,4 @@ if TYPE_CHECKING:
         SegmentWeightedGRPOTrainer,
     )
 
-
-def __getattr__(name: str):
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULE_OF.get(name, 'trainer')}", __name__), name)
-
-
-def __dir__():
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(__name__, _NAMES)

@@ -1,5 +1,6 @@
 """Text and numbers from anywhere, made safe to show and to write: what is printed, logged, and kept as JSON."""
 
+import functools
 import logging
 import math
 import traceback
@@ -54,24 +55,35 @@ def json_ready(value: Any) -> Any:
     return value
 
 
-def get_logger(name: str) -> Any:
+def get_logger(name: str) -> logging.Logger:
     """
-    A logger of transformers whose messages can only be read, since names of rows and files stand in them.
+    A logger whose messages can only be read, since names of rows and files stand in them.
 
     Args:
         name (`str`):
             Name of the module.
 
     Returns:
-        `logging.Logger`: The logger, with `warning_once` besides.
+        `logging.Logger`: The logger.
     """
-    # Slow to import, and commands that log nothing need it not
-    from transformers.utils.logging import get_logger
-
-    logger = get_logger(name)
+    logger = logging.getLogger(name)
     if not any(isinstance(known, _Printable) for known in logger.filters):
         logger.addFilter(_Printable())
     return logger
+
+
+@functools.lru_cache(maxsize=1024)
+def warn_once(logger: logging.Logger, message: str) -> None:
+    """
+    Log a warning, but not one that was logged before.
+
+    Args:
+        logger (`logging.Logger`):
+            Where to.
+        message (`str`):
+            The warning.
+    """
+    logger.warning(message)
 
 
 class _Printable(logging.Filter):

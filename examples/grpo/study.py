@@ -83,7 +83,7 @@ def train(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> list[d
             model_init_kwargs={"dtype": "float32"},
             bf16=False,
             use_cpu=True,
-            gradient_checkpointing=False,
+            activation_checkpointing=False,
             save_strategy="no",
             logging_steps=1,
             report_to="none",

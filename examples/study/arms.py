@@ -20,7 +20,9 @@ FREE = ("--keep_first", "0", "--keep_last", "0")
 # The strongest, whatever their consistency
 ALL_STRONG = ("--beta", "1")
 # Strength 1 for useful segments, see `write_oracle_store`
-ORACLE = ("--selection", "threshold", "--min_strength", "0.5", *FREE)
+_TRUE_ROLES = ("--selection", "threshold", "--min_strength", "0.5")
+ORACLE = (*_TRUE_ROLES, *FREE)
+ORACLE_AND_END = (*_TRUE_ROLES, "--keep_first", "0", "--keep_last", "1")
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 from pathlib import Path
@@ -34,7 +35,18 @@ def run_command(*argv: object) -> str:
             raise RuntimeError(
                 f"`trl-segment {' '.join(map(str, argv))}` ended with exit code {end.code}; its error is above."
             ) from end
+    finally:
+        _release_accelerator()
     return printed.getvalue()
+
+
+def _release_accelerator() -> None:
+    """Gives back the memory that torch keeps of an accelerator. Other processes of the study have none else."""
+    import torch
+
+    if torch.accelerator.is_available():
+        gc.collect()
+        torch.accelerator.empty_cache()
 
 
 def write_text(path: Path, text: str) -> None:

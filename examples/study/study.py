@@ -3,7 +3,7 @@
     python examples/study/study.py --model MODEL                # word problems whose roles are known, on GPUs
     python examples/study/study.py --model MODEL --quick        # the same on two cores, within half an hour
     python examples/study/study.py --model MODEL --dataset traces.jsonl --test_dataset problems.jsonl
-    python examples/study/study.py --plan                       # what it would cost on an H100; nothing is loaded
+    python examples/study/study.py --plan                       # what it would cost on an H200; nothing is loaded
 
 Everything goes through the public commands. `trl-segment evaluate` says whether the model can do the task at all, and
 `trl-segment sft` teaches it where it cannot (the warm-up). `trl-segment attribute` then scores the traces,
@@ -42,6 +42,7 @@ from arms import (
     ALL_STRONG,
     FREE,
     ORACLE,
+    ORACLE_AND_END,
     Arm,
     Selected,
     matched_tau,
@@ -74,6 +75,7 @@ ARMS = (
     Arm("full", None, ("--selection", "all")),
     Arm("paper", "paper", ("--consistency_scale", "absolute")),
     Arm("default", "default"),
+    Arm("default hidden", "default_hidden"),
     Arm("random", "default", ("--selection", "random")),
     Arm("first correct", "first_correct", ABOVE),
     Arm("rest perplexity", "rest_perplexity", ALL_STRONG, matched=True),
@@ -82,11 +84,14 @@ ARMS = (
     Arm("marginal hidden", "marginal_hidden", ABOVE),
     Arm("counterfactual hidden", "counterfactual_hidden", ABOVE),
     Arm("oracle", "oracle", ORACLE),
+    # The useful steps, and the statement of the answer that ends a trace. Who trains the steps alone never stops
+    Arm("oracle and end", "oracle", ORACLE_AND_END),
 )
 HIDDEN = ("--answer_statements", "hidden")
 # Options of `trl-segment attribute` by store
 STORES: dict[str, tuple[str, ...]] = {
     "default": (),
+    "default_hidden": HIDDEN,
     "paper": ("--attribution_preset", "paper"),
     "first_correct": ("--attribution_scorer", "first_correct"),
     "rest_perplexity": ("--attribution_scorer", "rest_perplexity"),
@@ -157,12 +162,12 @@ class Settings:
     validation: int = 50
     samples: int = 4
     max_new_tokens: int = 720
-    steps: int = 100
+    steps: int = 50
     batch: int = 8
     learning_rates: tuple[float, ...] = (1e-4, 3e-4)
     warmup: str = "auto"
     warmup_below: float = 0.1
-    warmup_steps: int = 300
+    warmup_steps: int = 30
     warmup_learning_rate: float = 5e-4
     max_length: int = 2048
 
@@ -185,11 +190,12 @@ QUICK = {
     "validation": 8,
     "samples": 2,
     "max_new_tokens": 400,
-    "steps": 4,
+    "steps": 3,
     "batch": 2,
-    "learning_rates": (3e-5, 1e-4),
-    "warmup_steps": 120,
+    "learning_rates": (1e-4,),
+    "warmup_steps": 50,
 }
+QUICK_ARMS = ("full", "default", "random", "marginal hidden", "oracle and end")
 
 
 @dataclass(frozen=True)
@@ -307,10 +313,11 @@ def prepare(place: Place, seeds: int, arms: list[str]) -> None:
         other = ", ".join(f"{k} {found.get(k)!r}, not {v!r}" for k, v in settings.items() if found.get(k) != v)
         raise ValueError(f"{place.work} holds the work of another study: {other}. Choose another --work_dir.")
     warmup, traces, validation, problems = read_rows(place.settings, seeds)
-    if "oracle" in arms and (without := next((row["id"] for row in traces if not row.get("roles")), None)):
+    oracle = next((name for name in arms if arm_of(name).scorer == "oracle"), None)
+    if oracle and (without := next((row["id"] for row in traces if not row.get("roles")), None)):
         raise ValueError(
-            f"The arm `oracle` needs the role of every segment, but row {without} has no column `roles`. Leave it out "
-            "with --arms."
+            f"The arm `{oracle}` needs the role of every segment, but row {without} has no column `roles`. Leave it "
+            "out with --arms."
         )
     files = {place.warmup: warmup, place.traces: traces}
     for path, rows in ((place.validation, validation), *((place.problems(s), p) for s, p in enumerate(problems))):
@@ -401,7 +408,7 @@ def fine_tune(
         *("--segmenter", settings.segmenter, "--max_steps", steps, "--per_device_train_batch_size", settings.batch),
         *("--learning_rate", rate, "--lr_scheduler_type", "cosine", "--warmup_steps", min(5, steps // 10)),
         *("--seed", seed),
-        *("--max_length", settings.max_length, "--bf16", "True", *device, "--gradient_checkpointing", "False"),
+        *("--max_length", settings.max_length, "--bf16", "True", *device, "--activation_checkpointing", "False"),
         *("--report_to", "none", "--save_strategy", "no", "--logging_strategy", "no", "--disable_tqdm", "True"),
     )
     seconds = time.monotonic() - started
@@ -827,41 +834,42 @@ class Rates:
     known: str
 
 
-# Launches of kernels bound all of it, so a step hardly depends on what is in it: 0.15 s of training on 8 traces of 600
-# tokens, 0.03 s a forward pass of a sweep, and the decoding step of a model of 28 layers (98 s for 64 problems and
-# 1,024 tokens), for 30
-H100 = Rates(
-    machine="one H100",
-    processes=8,
+# Launches of kernels bound all of it, so a step hardly depends on what is in it, and processes hardly hinder each
+# other while each has a core. Measured in a study of SmolLM2-135M with 16 processes: 41 s for 50 steps on 238,200
+# tokens, 0.7 and 0.8 s a trace of 600 tokens for 25 and 50 evaluations, 0.6 s for 1.4, at most 100 s for 720 decoding
+# steps
+H200 = Rates(
+    machine="one H200 with 16 CPU cores",
+    processes=16,
     threads=1,
-    options=" --backend transformers --batch_size 512",
-    training=32_000,
-    gradients=60_000,
-    sequential=6_000,
-    step=0.103,
-    command=8,
-    together=0.6,
-    known="the decoding step is measured, on a model of 28 layers, the others are not",
+    options=" --backend transformers --batch_size 200",
+    training=5_800,
+    gradients=21_000,
+    sequential=1_400,
+    step=0.13,
+    command=15,
+    together=1.0,
+    known="measured in a study of SmolLM2-135M, each with 16 processes at work, scoring with four",
 )
 CORES = Rates(
     machine="two CPU cores that nothing else uses",
     processes=2,
     threads=2,
     options="",
-    training=300,
-    gradients=300,
-    sequential=300,
-    step=0.16,
+    training=46,
+    gradients=110,
+    sequential=75,
+    step=0.15,
     command=6,
     together=1.0,
-    known="gradient evaluations and the decoding step are measured on a core, the latter beside other work, the "
-    "others are not",
+    known="measured with SmolLM2-135M while both cores were at work",
 )
 
 
 # Gradient evaluations a trace that the plan assumes, and whether passes wait for each other
 EVALUATIONS = {
     "default": (30, False),
+    "default_hidden": (30, False),
     "paper": (50, False),
     "first_correct": (1, True),
     "rest_perplexity": (5, True),
@@ -1012,7 +1020,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--output_dir", default="study", help="where results.md, results.json and figures go (default: study)")
     add("--work_dir", help="where models, stores and outputs go (default: `work` in the output folder)")
     add("--quick", action="store_true", help="a small study for two cores, all of whose options can be overridden")
-    add("--plan", action="store_true", help="print what it would cost on one H100 (--quick: two cores), and stop")
+    add("--plan", action="store_true", help="print what it would cost on one H200 (--quick: two cores), and stop")
     task = parser.add_argument_group("task")
     task.add_argument("--setting", choices=sorted(word_problems.SETTINGS), help="setting of the word problems")
     task.add_argument("--dataset", help="traces in place of the word problems: rows with question, solution, answer")
@@ -1026,7 +1034,8 @@ def make_parser() -> argparse.ArgumentParser:
     size.add_argument("--samples", type=int, help="outputs of each problem at temperature 0.6")
     size.add_argument("--max_new_tokens", type=int, help="length limit of an output")
     names = [arm.name for arm in ARMS]
-    size.add_argument("--arms", nargs="+", choices=names, metavar="ARM", help=f"default: all of {', '.join(names)}")
+    default = f"default: all of {', '.join(names)}; --quick: {', '.join(QUICK_ARMS)}"
+    size.add_argument("--arms", nargs="+", choices=names, metavar="ARM", help=default)
     training = parser.add_argument_group("training")
     training.add_argument("--steps", type=int, help="fine-tuning steps of an arm")
     training.add_argument("--batch", type=int, help="traces a step")
@@ -1064,7 +1073,8 @@ def settings_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Se
         parser.error("--dataset and --test_dataset belong together: traces to train on, and problems to ask")
     if settings.dataset and args.setting:
         parser.error("--setting has no effect beside --dataset")
-    args.arms = args.arms or [arm.name for arm in ARMS if arm.name != "oracle" or settings.dataset is None]
+    known = [arm.name for arm in ARMS if arm.scorer != "oracle" or settings.dataset is None]
+    args.arms = args.arms or [name for name in known if not args.quick or name in QUICK_ARMS]
     if missing := set(NEEDED) - set(args.arms):
         parser.error(f"--arms must include {' and '.join(sorted(missing))}, which others are compared with")
     if args.model is None and not args.plan:
@@ -1077,7 +1087,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     settings = settings_of(parser, args)
     if args.plan:
-        rates, tokens = (CORES, 430) if args.quick else (H100, 600)
+        rates, tokens = (CORES, 430) if args.quick else (H200, 560)
         rates = replace(rates, processes=args.processes or rates.processes)
         print(plan(settings, args.seeds, [arm_of(name) for name in args.arms], rates, tokens))
         return

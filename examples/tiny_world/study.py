@@ -222,7 +222,7 @@ def train_and_evaluate(job: tuple[Path, Run]) -> None:
             *("--attributions", work / run.setting / (run.arm.scorer or "integrated_gradients"), *options),
             *("--max_steps", run.steps, "--per_device_train_batch_size", BATCH, "--learning_rate", LEARNING_RATE),
             *("--lr_scheduler_type", "cosine", "--warmup_steps", "5", "--max_length", "2048", "--seed", run.seed),
-            *("--use_cpu", "True", "--bf16", "True", "--gradient_checkpointing", "False", "--report_to", "none"),
+            *("--use_cpu", "True", "--bf16", "True", "--activation_checkpointing", "False", "--report_to", "none"),
             *("--save_strategy", "no", "--logging_strategy", "no", "--disable_tqdm", "True"),
         )
         (run.folder / "sft.txt").write_text(f"{printed}\n{time.monotonic() - started:.1f} s\n")

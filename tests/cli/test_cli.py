@@ -147,7 +147,10 @@ def test_a_missing_store_and_a_missing_split_are_clear(folder, refused):
 def test_help_and_unknown_commands(capsys, refused):
     cli.main([])
     assert "attribute" in capsys.readouterr().out
-    refused("trl-segment: error: unknown command 'train'", ["train"])
+    refused("trl-segment: error: unknown command 'train'. Commands are attribute, merge", ["train"])
+    refused(r"unknown command 'evalute'. Did you mean evaluate\?", ["evalute"])
+    refused(r"unknown command 'Inspect'. Did you mean inspect\?", ["Inspect"])
+    refused("'--tau' stands where the command belongs", ["--tau", "0.5", "sft"])
     for command in ("attribute", "sft", "inspect"):
         with pytest.raises(SystemExit) as stop:
             cli.main([command, "--help"])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from trl_segment import SegmentSelectiveSFTConfig
 from trl_segment.attribution import AttributionConfig, BackwardSweep, IntegratedGradients
-from trl_segment.cli.main import _COMMANDS, main
+from trl_segment.cli.main import COMMANDS, main
+from trl_segment.cli.start import start
 from trl_segment.evaluation.generation import DecodingConfig
 from trl_segment.selection import SelectionConfig
 
@@ -56,10 +57,10 @@ def test_there_are_such_fields():
 
 def options_of_commands():
     """Every float of every command, lists among them, by the command and the option."""
-    for command in _COMMANDS:
+    for command in COMMANDS:
         if command == "sft":  # TRL's options, and the config above
             continue
-        parser = importlib.import_module(f"trl_segment.cli.{command}").make_parser()
+        parser = start(importlib.import_module(f"trl_segment.cli.{command}").COMMAND, [])
         for action in parser._actions:
             if action.type is float:
                 yield command, action.option_strings[0]
@@ -90,7 +91,7 @@ def test_a_command_refuses_what_is_no_number(command, option, value, tmp_path, m
 
 def floats_of_training():
     """Every float of every config of `trl-segment sft`, TRL's own among them."""
-    for config in importlib.import_module("trl_segment.cli.sft").make_parser().dataclass_types:
+    for config in start(importlib.import_module("trl_segment.cli.sft").COMMAND, []).dataclass_types:
         hints = typing.get_type_hints(config)
         yield from (entry.name for entry in dataclasses.fields(config) if float in _kinds_of(hints[entry.name]))
 

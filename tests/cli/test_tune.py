@@ -1,6 +1,7 @@
 """`trl-segment tune` and `trl-segment generate`, run as a user would, on files."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,12 @@ def test_a_sweep_over_two_stores(folder, tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "1 x the answer is empty: sum-3" in shown
     assert "Flatness:" in shown and "second, rank:" in shown and "Best pair of each" in shown
+    # It ends with a verdict on each store
+    first, second = shown.splitlines()[-2:]
+    for store, line in (("first", first), ("second", second)):
+        assert re.match(rf"{store}: (No pair|tau [\d.]+, beta) .*yours \(tau 0.7, beta 0.8, rank\)", line), line
     report = json.loads((tmp_path / "out" / "tune.json").read_text())
+    assert "resampled" not in report[0]
     assert [(Path(r["store"]).name, r["scale"], r["traces"]) for r in report] == [
         (store, scale, 7) for store in ("first", "second") for scale in ("absolute", "rank")
     ]
@@ -111,7 +117,19 @@ def test_one_trace_is_swept_without_an_interval(folder, tmp_path, capsys):
         folder, "--model_name_or_path", folder / "model", "--attributions", folder / "first", "--max_traces", 1,
         "--output_dir", tmp_path,
     )  # fmt: skip
-    assert "(1 trace)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "(1 trace)" in shown
+    assert re.search(r"(too few traces to say|No pair is compared with yours)[^\n]*\n$", shown)
+
+
+def test_a_pair_that_is_not_swept_is_named(folder, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    tune(
+        folder, "--model_name_or_path", folder / "model", "--attributions", folder / "first", "--scales", "absolute",
+        "--taus", 0.7, "--betas", 0.8, "--output_dir", tmp_path,
+    )  # fmt: skip
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("No pair is compared with yours (tau 0.7, beta 0.8, rank), which is not among")
 
 
 def test_the_shortest_correct_solution_is_picked():

@@ -1,5 +1,6 @@
 """The option tables of the documentation and the docstrings of configs against the configuration itself."""
 
+import configparser
 import dataclasses
 import importlib
 import inspect
@@ -129,6 +130,44 @@ def test_cut_tables_are_found():
     assert len(cut_tables(f"{whole}\n| 3 | 4 |\n")) == 1
     assert len(cut_tables(f"{whole}| 3 |\n")) == 1
     assert cut_tables("```text\n| 3 | 4 |\n```\n") == []
+
+
+def test_the_figures_of_the_readme_are_those_of_the_pages():
+    """The README repeats a few; where they are from, they stand too."""
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in (REPOSITORY / "docs").glob("*.md")}
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    known = readme.split("**What is known**")[1].split("\n\n")[1].splitlines()[2:]
+    sources = pages["evidence"] + pages["selection_rules"]
+    figures = [
+        figure
+        for line in known
+        for figure in re.findall(r"\d[\d,]*\.\d+|\.\d+|\d{1,3}(?:,\d{3})+|\d{3,}", " ".join(line.split("|")[3:]))
+    ]
+    assert len(figures) > 5
+    assert [figure for figure in figures if figure not in sources] == []
+    costs = readme.split("**What attribution costs**")[1].split("\n\n")[1].splitlines()[2:]
+    assert len(costs) == 2
+    for line in costs:
+        model, *hours = (cell.strip() for cell in line.strip("|").split("|"))
+        rows = re.findall(rf"^\| {model} \(\w+\)(?: \| [^|]+){{9}} \|$", pages["cost"], re.MULTILINE)
+        assert hours == [row.split("|")[5].strip() for row in rows]
+
+
+def test_every_extra_has_a_line_on_the_page_of_the_installation():
+    text = (REPOSITORY / "docs" / "install.md").read_text(encoding="utf-8")
+    config = configparser.ConfigParser()
+    config.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(config["options.extras_require"])
+    assert re.findall(r"^\| `\[(\w+)\]` \|", text, re.MULTILINE) == list(config["options.extras_require"])
+
+
+def test_what_the_page_on_limits_quotes_is_printed():
+    text = (REPOSITORY / "docs" / "when_it_does_not_help.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    quoted = [quote for line in rows for quote in re.findall(r"`([A-Z][^`]{8,})`", line)]
+    assert len(quoted) > 2
+    source = " ".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "trl_segment").rglob("*.py"))
+    assert [quote for quote in quoted if quote not in re.sub(r"\"\s+f?\"", "", source)] == []
 
 
 def configs():

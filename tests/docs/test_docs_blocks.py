@@ -8,6 +8,7 @@ is written to that file, for the commands behind it.
 
 import dataclasses
 import functools
+import importlib
 import json
 import re
 import runpy
@@ -17,7 +18,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import trl
 import yaml
 from accelerate.commands.launch import launch_command_parser
 from dataset_forms import ON_THE_HUB, write_dataset
@@ -25,6 +25,7 @@ from helpers import REPOSITORY
 
 from trl_segment import SegmentSelectiveSFTConfig
 from trl_segment.cli import main as cli
+from trl_segment.cli.start import start
 
 
 WORLD = REPOSITORY / "examples" / "tiny_world"
@@ -102,22 +103,10 @@ def commands_of(text: str) -> list[list[str]]:
     return commands
 
 
-class _Parsed(Exception):
-    pass
-
-
 @functools.cache
 def flags_of(command: str) -> dict:
     """The options of a `trl-segment` command, from its own parser."""
-
-    def stop(parser, *args, **kwargs):
-        raise _Parsed(parser._option_string_actions)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trl.TrlParser, "parse_args_and_config", stop)
-        with pytest.raises(_Parsed) as parsed:
-            cli.main([command])
-    return parsed.value.args[0]
+    return start(importlib.import_module(f"trl_segment.cli.{command}").COMMAND, [])._option_string_actions
 
 
 def check_command(words: list[str]) -> None:
@@ -126,16 +115,18 @@ def check_command(words: list[str]) -> None:
     options = [word.split("=")[0] for word in rest if word.startswith("--")]
     if program in ("accelerate", "torchrun"):
         # The program that is launched, behind the launcher's own options
-        start = next(i for i, word in enumerate(rest) if word.endswith(".py") or word.startswith("trl_segment."))
+        place = next(i for i, word in enumerate(rest) if word.endswith(".py") or word.startswith("trl_segment."))
         if program == "accelerate":
             launcher = launch_command_parser()._option_string_actions
-            assert {word for word in rest[:start] if word.startswith("--")} <= launcher.keys()
-        if rest[start].endswith(".py"):
-            check_command(["python", *rest[start:]])
+            assert {word for word in rest[:place] if word.startswith("--")} <= launcher.keys()
+        if rest[place].endswith(".py"):
+            check_command(["python", *rest[place:]])
         else:
-            check_command(["trl-segment", rest[start].rsplit(".", 1)[-1], *rest[start + 1 :]])
+            check_command(["trl-segment", rest[place].rsplit(".", 1)[-1], *rest[place + 1 :]])
     elif program == "trl-segment":
         command = rest[0]
+        if command in ("--version", "--help"):
+            return
         known = flags_of(command).keys() | {"--config"}
         if command == "sft":
             known |= launch_command_parser()._option_string_actions.keys() | {"--accelerate_config"}
@@ -288,6 +279,47 @@ def test_markers_and_continuations_are_read(tmp_path):
 def test_wrong_commands_that_are_not_run_are_found(line):
     with pytest.raises(AssertionError):
         check_command(shlex.split(line))
+
+
+def trains(words: list[str]) -> bool:
+    """Whether a command starts a training run of this package."""
+    if words[:2] == ["trl-segment", "sft"] or "trl_segment.cli.sft" in words:
+        return True
+    scripts = [REPOSITORY / word for word in words if word.endswith(".py") and (REPOSITORY / word).is_file()]
+    return any("SegmentSelectiveSFTConfig, ModelConfig" in path.read_text(encoding="utf-8") for path in scripts)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, *sorted((REPOSITORY / "examples").rglob("*.md")), *sorted((REPOSITORY / "examples").glob("*.py"))],
+    ids=lambda page: str(page.relative_to(REPOSITORY)),
+)
+def test_what_trains_says_how_long_a_row_may_be(page):
+    """TRL cuts rows after 1,024 tokens, and most of a long trace, its answer too, is then not trained."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [(found[1], found[2]) for found in re.finditer(r"```(\w+)(?: title=[^\n]+)?\n(.*?)```", text, re.DOTALL)]
+    inline = re.findall(
+        r"`((?:trl-segment|python|accelerate) [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    )
+    files = {block.title: block.text for block in blocks_of(page) if block.title} if page.suffix == ".md" else {}
+    for language, block in [*blocks, *(("bash", line) for line in inline)]:
+        if language == "python" and re.search(r"SFTTrainer\(\n", block):
+            assert "max_length" in block, block
+        for words in commands_of(block) if language == "bash" else ():
+            # What a sentence says of the command is not all of its options
+            if not trains(words) or not {"--output_dir", "--config", "--model_name_or_path"} & set(words):
+                continue
+            # An assignment in front of the commands holds options that several share
+            said = f"{words}{block if '$' in str(words) else ''}"
+            for name in words[words.index("--config") + 1 :][:1] if "--config" in words else ():
+                said += files.get(name) or (REPOSITORY / name).read_text(encoding="utf-8")
+            assert "max_length" in said, shlex.join(words)
+
+
+def test_every_example_configuration_says_how_long_a_row_may_be():
+    for path in (REPOSITORY / "examples").glob("*.yaml"):
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert "max_length" in config or "output_dir" not in config, path
 
 
 def test_the_diff_of_the_readme_names_what_there_is():

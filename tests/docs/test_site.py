@@ -23,6 +23,8 @@ def site(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(REPOSITORY)
             patch.setenv("NO_MKDOCS_2_WARNING", "1")
+            for name in ("REPOSITORY_URL", "EDIT_URL"):
+                patch.setenv(name, f"https://git.example/a/b{'/edit/main/docs/' if name == 'EDIT_URL' else ''}")
             config = load_config(str(REPOSITORY / "mkdocs.yml"), site_dir=str(folder), strict=True)
             build(config)  # raises at the first page's end if there was a warning
     finally:
@@ -45,6 +47,28 @@ def test_nothing_is_loaded_from_elsewhere(site):
         loaded = re.findall(r"<(?:script|img|iframe)[^>]* src=\"?([^\" >]+)", text)
         loaded += re.findall(r"<link[^>]* rel=\"?stylesheet\"?[^>]* href=\"?([^\" >]+)", text)
         assert not [address for address in loaded if re.match(r"(https?:)?//", address)], page
+
+
+def test_pages_can_be_edited_where_the_site_is_published(site, monkeypatch):
+    from mkdocs.config import load_config
+
+    page = (site / "how_to" / "lora.html").read_text(encoding="utf-8")
+    assert "https://git.example/a/b/edit/main/docs/how_to/lora.md" in page
+    # The workflow that publishes says where; nobody else does
+    workflow = (REPOSITORY / ".github" / "workflows" / "docs.yml").read_text(encoding="utf-8")
+    assert re.search(
+        r"EDIT_URL: \$\{\{ github.server_url \}\}/\$\{\{ github.repository \}\}/edit/main/docs/", workflow
+    )
+    for name in ("REPOSITORY_URL", "EDIT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    config = load_config(str(REPOSITORY / "mkdocs.yml"))
+    assert config.repo_url is None and not config.edit_uri
+
+
+def test_the_changelog_is_a_page(site):
+    page = (site / "changelog.html").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.+)$", (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings and all(heading in page for heading in headings)
 
 
 def test_docstrings_are_rendered(site):

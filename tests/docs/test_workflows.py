@@ -124,7 +124,7 @@ def test_only_a_tag_that_is_the_version_is_released():
     assert release[True] == {"push": {"tags": ["v*"]}}
     assert release["jobs"]["publish"]["permissions"] == {"id-token": "write"}
     assert "password" not in str(release) and "secrets" not in str(release)
-    (check,) = [step["run"] for step in release["jobs"]["build"]["steps"] if "GITHUB_REF_NAME" in step.get("run", "")]
+    (check,) = [step["run"] for step in release["jobs"]["build"]["steps"] if "is the version" in step.get("name", "")]
     pattern = re.search(r"sed -n 's/(.+)/\\1/p' (\S+)\)", check)
     source = (REPOSITORY / pattern[2]).read_text(encoding="utf-8")
     assert re.search(pattern[1].replace(r"\(", "(").replace(r"\)", ")"), source, re.M)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trl_segment.evaluation.quality import describe_quality, selection_quality
+from trl_segment.selection import SegmentScores, SelectionConfig, select
 
 
 TRACES = [
@@ -32,7 +33,44 @@ def test_counts_by_hand():
     }
     assert quality.roles["useful"].auc == pytest.approx((1 + 1 + 0.5) / 4)
     assert quality.roles["error"].auc == 0
-    assert "F1 0.667" in describe_quality(quality)
+    # by chance: 2 of 4 segments of which 2 are useful, and 1 of 3 of which 1 is: 1 + 1/3 of 3 kept, and of 3 useful
+    assert (quality.precision_by_chance, quality.recall_by_chance) == pytest.approx((4 / 9, 4 / 9))
+    assert quality.f1_by_chance == pytest.approx(4 / 9)
+    shown = describe_quality(quality)
+    assert "precision 0.667 (by chance 0.444), recall 0.667 (by chance 0.444), F1 0.667 (by chance 0.444)" in shown
+
+
+def test_chance_by_hand_where_ends_are_always_kept():
+    roles = ["useful", "filler", "useful", "filler", "filler", "error"]
+    kept = [1, 1, 0, 0, 0, 1]
+    # The first and the last are in every draw: 1 useful. Of the 4 between them, of which 1 is useful, 1 is drawn
+    config = SelectionConfig(keep_first=1, keep_last=1)
+    quality = selection_quality([(roles, kept, np.ones(6))], config=config)
+    assert (quality.precision, quality.recall) == pytest.approx((1 / 3, 1 / 2))
+    assert (quality.precision_by_chance, quality.recall_by_chance) == pytest.approx((1.25 / 3, 1.25 / 2))
+    assert quality.f1_by_chance == pytest.approx(2 * 1.25 / (3 + 2))
+    # Of 3 segments that count, the ends gone, 1 is useful
+    quality = selection_quality([(roles, kept, np.ones(6))], ignored_roles=["error"], config=config)
+    assert quality.precision_by_chance == pytest.approx((1 + 1 / 4) / 2)
+    quality = selection_quality([(roles, kept, np.ones(6))], ignored_roles=["useful"], config=config)
+    assert quality.precision_by_chance == 0 and math.isnan(quality.recall_by_chance)
+
+
+def test_chance_is_what_random_selections_reach():
+    generator = np.random.default_rng(0)
+    traces = []
+    for index in range(6):
+        count = 5 + index
+        roles = np.where(generator.random(count) < 0.4, "useful", "filler").tolist()
+        traces.append((roles, SegmentScores(np.full(count, 9), scores=generator.random(count)), f"{index:x}"))
+
+    def quality_of(config):
+        compared = [(roles, select(scores, config, key).kept, scores.strength) for roles, scores, key in traces]
+        return selection_quality(compared, config=config)
+
+    chosen = quality_of(SelectionConfig(tau=0.8))
+    drawn = [quality_of(SelectionConfig(tau=0.8, selection="random", seed=seed)).precision for seed in range(2000)]
+    assert chosen.precision_by_chance == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) / 2000**0.5)
 
 
 def test_ignored_roles_count_neither_way():
@@ -97,7 +135,8 @@ def test_the_command_prints_a_table_and_draws(tmp_path, capsys, refused):
     main(arguments)
     printed = capsys.readouterr().out
     assert "\n  1 x not in the store: row-2\n" in printed
-    assert "2 traces: precision 1.000, recall 1.000, F1 1.000" in printed
+    # One of three segments is kept in each, and one of three is useful
+    assert "2 traces: precision 1.000 (by chance 0.333), recall 1.000 (by chance 0.333), F1 1.000 (by" in printed
     assert json.loads((tmp_path / "out" / "quality.json").read_text())["f1"] == 1
     assert "<svg" in (tmp_path / "out" / "quality.svg").read_text()
     with refused("no such column"):

@@ -7,6 +7,7 @@ import pytest
 
 from trl_segment.evaluation.tuning import (
     ScoredTrace,
+    challenge,
     compare_stores,
     jaccard,
     rank_correlation,
@@ -76,6 +77,62 @@ def test_where_there_is_nothing_to_find_it_says_so():
     assert sweep.best_held_out.value < sweep.gap[sweep.best] / 2
     assert sweep.best_held_out.low < 0 < sweep.best_held_out.high
     assert sweep.equal.sum() > 5
+
+
+def test_a_pair_is_clearly_better_where_one_was_planted():
+    traces = planted(60)
+    taus, betas = (0.3, 0.66, 1.0), (0.25, 0.5, 1.0)
+    sweeps = {
+        scale: sweep_thresholds(traces, replace(FREE, consistency_scale=scale), taus, betas, resamples=300)
+        for scale in ("absolute", "rank")
+    }
+    found = challenge(sweeps, "absolute", 0.66, 1.0)
+    # Half of the six segments that this pair keeps in vain: 2 of 4 strong ones are too consistent
+    assert (found.title, found.tau, found.beta, found.clear) == ("absolute", 0.66, 0.5, True)
+    assert found.gain.value == pytest.approx(0.5, abs=0.15)
+    # The planted pair itself is beaten by none, and one that keeps everything cannot be judged
+    found = challenge(sweeps, "absolute", 0.66, 0.5)
+    assert not found.clear and found.gain.value == pytest.approx(0, abs=0.02)
+    assert challenge(sweeps, "absolute", 1.0, 1.0) is None
+    assert challenge(sweeps, "absolute", 0.7, 0.5) is None and challenge(sweeps, "chance", 0.66, 0.5) is None
+
+
+def test_where_gains_are_noise_no_pair_is_clearly_better():
+    alarms = 0
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        traces = [replace(trace, gains=generator.normal(0, 1, 12)) for trace in planted(30, seed=seed)]
+        sweep = sweep_thresholds(traces, FREE, (0.3, 0.6, 0.9), (0.3, 0.6, 0.9), resamples=200)
+        alarms += challenge({"absolute": sweep}, "absolute", 0.6, 0.6).clear
+    # One in forty by the intervals
+    assert alarms <= 2
+
+
+def test_a_challenge_is_judged_on_traces_that_it_was_not_chosen_on():
+    traces, taus, betas = planted(7, noise=2.0), (0.4, 0.8), (0.4, 0.8)
+    sweep = sweep_thresholds(traces, FREE, taus, betas, resamples=40, seed=3)
+    counts = np.random.default_rng(3).multinomial(7, np.full(7, 1 / 7), size=40)
+
+    def gap(pair, times):
+        kept, dropped = [], []
+        for trace, count in zip(traces, times, strict=True):
+            chosen = select(trace.scores, replace(FREE, tau=pair[0], beta=pair[1])).kept
+            kept += list(trace.gains[chosen]) * count
+            dropped += list(trace.gains[~chosen]) * count
+        return np.mean(kept) - np.mean(dropped)
+
+    pairs = [(tau, beta) for tau in taus for beta in betas]
+    gains = []
+    for times in counts:
+        best = max(pairs, key=lambda pair: gap(pair, times))
+        left_out = (times == 0).astype(int)
+        gains.append(gap(best, left_out) - gap((0.8, 0.8), left_out))
+    found = challenge({"absolute": sweep}, "absolute", 0.8, 0.8)
+    assert found.gain.value == pytest.approx(np.mean(gains))
+    assert (found.gain.low, found.gain.high) == pytest.approx(tuple(np.quantile(gains, [0.025, 0.975])))
+    alone = sweep_thresholds(traces[:1], FREE, taus, betas, resamples=5)
+    alone = challenge({"absolute": alone}, "absolute", 0.8, 0.8)
+    assert alone is None or (np.isnan(alone.gain.value) and not alone.clear)
 
 
 def test_pairs_that_keep_or_drop_next_to_nothing_are_never_the_best():

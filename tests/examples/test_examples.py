@@ -170,6 +170,17 @@ def test_compared_selections_share_one_store(folder, tmp_path, capsys):
     assert all((tmp_path / name / "model.safetensors").exists() for name in ("attribution", "random", "all"))
 
 
+def test_a_recipe_with_paragraphs_as_segments(folder, tmp_path):
+    pytest.importorskip("peft")
+    run("attribute.yaml", folder, f"--attributions {tmp_path / 'store'} --segmenter paragraphs {ATTRIBUTION}")
+    options = f"--attributions {tmp_path / 'store'} --output_dir {tmp_path / 'out'} {TRAINING}"
+    run("s1k_lora.yaml", folder, options)
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["r"] == 16
+    counts = [len(row.num_tokens) for row in AttributionStore(tmp_path / "store").values()]
+    paragraphs = [row["solution"].split("</think>")[0].count("\n\n") + 1 for row in make_rows(4)]
+    assert sorted(counts) == sorted(paragraphs)
+
+
 @pytest.mark.slow
 def test_push_to_hub(folder, tmp_path):
     pytest.importorskip("peft")

@@ -188,12 +188,14 @@ def run_study(*options):
 
 
 SIZE = ("--quick", "--traces", 2, "--steps", 1, "--batch", 1, "--validation", 2, "--max_new_tokens", 8)
+SIZE = (*SIZE, "--learning_rates", 3e-5, 1e-4)
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    run = run_study("--output_dir", folder, *SIZE, "--problems", 3, "--warmup_steps", 1)
+    arms = [arm.name for arm in study.ARMS]
+    run = run_study("--output_dir", folder, *SIZE, "--problems", 3, "--warmup_steps", 1, "--arms", *arms)
     assert run.returncode == 0, run.stderr[-3000:]
     return folder, run.stdout
 
@@ -219,6 +221,9 @@ def test_one_command_writes_the_page_its_numbers_and_figures(out):
     assert results["selections"]["full"]["recall"] == results["selections"]["full"]["kept"] == 1
     assert results["selections"]["random"]["kept"] == results["selections"]["default"]["kept"]
     assert results["costs"]["paper"]["evaluations"] >= 50 and results["costs"]["full"]["evaluations"] == 0
+    # The statement that ends a trace is kept too
+    assert results["selections"]["oracle and end"]["recall"] == 1
+    assert results["selections"]["oracle and end"]["kept"] > results["selections"]["oracle"]["kept"]
     # A model that has never seen a word problem answers none, so it was taught, and of equal rates the lower is taken
     assert results["warmup"]["base"] == 0 and results["warmup"]["warmed"]
     assert results["learning_rate"] == {"chosen": 3e-05, "tried": [[3e-05, 0.0], [0.0001, 0.0]]}
@@ -354,11 +359,11 @@ def test_the_quick_form_fits_30_minutes_of_two_cores_by_its_own_arithmetic(capsy
     printed = capsys.readouterr().out
     assert "on two CPU cores that nothing else uses, `--processes 2`" in printed
     assert float(re.search(r"^([\d.]+) minutes", printed, re.M)[1]) <= 30
-    # All arms and the two models that are not fine-tuned, 8 problems, 1 + 2 outputs each
-    assert "| test outputs | 312 in 26 batches |" in printed
+    # Five arms and the two models that are not fine-tuned, 8 problems, 1 + 2 outputs each
+    assert "| test outputs | 168 in 14 batches |" in printed
 
 
-def test_the_full_form_fits_25_minutes_of_one_h100_by_its_own_arithmetic(capsys):
+def test_the_full_form_fits_25_minutes_of_one_gpu_by_its_own_arithmetic(capsys):
     arms = [
         "full",
         "paper",
@@ -378,5 +383,5 @@ def test_the_full_form_fits_25_minutes_of_one_h100_by_its_own_arithmetic(capsys)
     assert total <= 25
     # 8 arms and the two models that are not fine-tuned, 3 seeds, 100 problems, 1 + 4 outputs each
     assert "| test outputs | 15,000 in 60 batches |" in printed
-    # (3 x 8 + 2 learning rates) x 100 steps x 8 traces x 600 tokens
-    assert "| fine-tuning | 12.48M training tokens |" in printed
+    # (3 x 8 + 2 learning rates) x 50 steps x 8 traces x 560 tokens
+    assert "| fine-tuning | 5.82M training tokens |" in printed

@@ -273,7 +273,8 @@ def test_the_page_shows_every_selection_of_every_kind_of_scores(show, selection,
     label = browser.find_element("id", "log-probability-label").text
     assert ("baseline" in label, "without reasoning" in label) == (directed, not directed)
     assert browser.find_element("id", "gap").text == "–"  # neither row has a gap
-    assert browser.find_element("id", "gap-label").text.startswith("no completeness gap")
+    gap = browser.find_element("css selector", ".fact:has(#gap) .label").text
+    assert gap.startswith("completeness gap not known")
     command = browser.find_element("id", "command").text
     assert ("--selection" in command) == (selection != "attribution")
     assert ("--seed 7" in command) == (selection == "random")

@@ -53,7 +53,7 @@ def test_only_files_of_our_own_names_are_pushed_and_replaced(readme, tmp_path, m
     stale = f"part-0001-{'0' * 32}.arrow"
     theirs = {"README.md": tmp_path / "README.md", "data.json": None, "rows.arrow": None, stale: None}
     api = StandInApi(theirs)
-    monkeypatch.setattr("trl_segment.store.hub.HfApi", lambda token=None: api)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda token=None: api)
     push_store(tmp_path / "store", "user/store")
     assert api.deleted == [stale]
     (part,) = (path.name for path in (tmp_path / "store").glob("part-0001-*.arrow"))

@@ -92,6 +92,43 @@ def test_attribution_in_a_run_of_two_processes_equals_one_process(folder, tmp_pa
     assert done.stdout.count("Segment selection") == 1
 
 
+def test_the_recipe_of_a_7b_model_trains_alike_in_one_process_and_in_two(folder, tmp_path):
+    """docs/how_to/seven_billion.md with another model and dataset: the configuration is the one that it names."""
+    pytest.importorskip("peft")
+    data = f"--model_name_or_path {folder / 'model'} --dataset_name {folder / 'traces.jsonl'}"
+    store = f"--attributions {tmp_path / 'scores'}"
+    cli.main(
+        f"attribute {data} {store} --segmenter paragraphs --attribution_rule midpoint "
+        "--attribution_evaluations 3".split()
+    )
+    recipe = str(REPOSITORY / "examples" / "s1k_lora.yaml")
+    small = (
+        f"--config {recipe} {data} {store} --max_steps 2 --logging_steps 1 --save_steps 2 --bf16 False --use_cpu "
+        "--dtype float32 --report_to none"
+    ).split()
+    for processes, config in ((1, "single_gpu"), (2, "multi_gpu")):
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", cpu_config(config, tmp_path, processes)]
+        batch = ["--gradient_accumulation_steps", str(4 // processes), "--output_dir", str(tmp_path / config)]
+        done = subprocess.run(
+            [sys.executable, *launcher, "--module", "trl_segment.cli.sft", *small, *batch],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (
+        [log for log in trainer_state(tmp_path / config)["log_history"] if "loss" in log]
+        for config in ("single_gpu", "multi_gpu")
+    )
+    # The second step is what is left of five rows, which two processes share out otherwise
+    for figure in ("loss", "trained_token_share"):
+        assert one[0][figure] == pytest.approx(two[0][figure], rel=1e-4)
+    assert len(one) == len(two) == 2 and 0 < one[0]["trained_token_share"] < 1
+    adapter = json.loads((tmp_path / "multi_gpu" / "adapter_config.json").read_text())
+    assert adapter["r"] == 16 and len(adapter["target_modules"]) == 7
+
+
 def test_attribute_shares_the_traces_among_processes(folder, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     options = (

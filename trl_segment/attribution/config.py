@@ -7,10 +7,8 @@ from ..presets import PRESETS, apply_preset
 from ..traces.alignment import ANSWER_TEMPLATE
 from ..traces.statements import STATEMENTS
 from ..traces.trace import TraceConfig
+from .choices import BASELINES, PATHS, SCORER_NAMES, STOPS
 from .quadrature import RULES, check_rule
-from .scorers import SCORERS
-from .scorers.baselines import BASELINES
-from .scorers.integrated_gradients import PATHS, STOPS
 
 
 @dataclass
@@ -85,7 +83,7 @@ class AttributionConfig(TraceConfig):
 
     attribution_scorer: str = field(
         default="integrated_gradients",
-        metadata={"help": "The scorer of the segments.", "choices": list(SCORERS)},
+        metadata={"help": "The scorer of the segments.", "choices": list(SCORER_NAMES)},
     )
     attribution_threshold: float = field(
         default=1.0,
@@ -176,7 +174,13 @@ class AttributionConfig(TraceConfig):
     def __post_init__(self):
         apply_preset(self)
         check_rule(self.attribution_rule, self.attribution_evaluations)
-        for name, known in (("scorer", SCORERS), ("stop", STOPS), ("path", PATHS)):
+        scorers = SCORER_NAMES
+        if self.attribution_scorer not in scorers:
+            # Those that users have added are known to the classes alone, which need torch
+            from .scorers import SCORERS
+
+            scorers = tuple(SCORERS)
+        for name, known in (("scorer", scorers), ("stop", STOPS), ("path", PATHS)):
             value = getattr(self, f"attribution_{name}")
             if value not in known:
                 raise ValueError(f"Unknown attribution {name} {value!r}. Pass one of {', '.join(map(repr, known))}.")

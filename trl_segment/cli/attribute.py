@@ -5,17 +5,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
-from ..attribution import SCORERS, AttributionConfig, attribute_traces, attribution_settings
-from ..attribution.sharing import describe_balance, share_of_rows
-from ..models import process_state
+from ..attribution import AttributionConfig
 from ..selection import SelectionConfig
 from ..store import AttributionStore, exclusive_run
 from ..traces import row_name
 from .arguments import AttributionModelArguments, StreamingDatasetArguments
 from .data import check_readings, load_train_split, trace_reader
-from .dry_run import plan_attribute
-from .output import count, say
-from .parser import CommandParser, Group
+from .options import Command, Group
+from .output import count, note
+from .start import start
 
 
 @dataclass
@@ -65,11 +63,10 @@ class AttributeArguments:
 _WITHOUT = ("transition", "seed")
 
 
-def make_parser() -> CommandParser:
-    """The command's parser."""
-    return CommandParser(
-        "attribute",
-        "Attribute the traces of a dataset and store the scores.",
+COMMAND = Command(
+    "attribute",
+    "Attribute the traces of a dataset and store the scores.",
+    (
         Group("dataset", StreamingDatasetArguments),
         Group("store and run", AttributeArguments),
         Group("attribution", AttributionConfig),
@@ -77,7 +74,12 @@ def make_parser() -> CommandParser:
         Group(
             "selection that the scores are for, only with --attribution_stop decision", SelectionConfig, _WITHOUT, True
         ),
-    )
+    ),
+    examples=(
+        "trl-segment attribute --model_name_or_path MODEL --dataset_name traces.jsonl --attributions scores --dry_run",
+        "trl-segment attribute --model_name_or_path MODEL --dataset_name traces.jsonl --attributions scores",
+    ),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -88,9 +90,13 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = make_parser()
+    parser = start(COMMAND, argv)
     data_args, args, config, model_args, selection = parser.parse(argv)
     parser.require("model_name_or_path", model_args.model_name_or_path, "the model whose answer is attributed")
+    # Torch is loaded once there is something to do
+    from ..models import process_state
+    from .dry_run import plan_attribute
+
     _refuse_idle(parser, config)
     # Started by `accelerate launch` or `torchrun`, every process takes its share of the traces
     state = process_state()
@@ -101,8 +107,10 @@ def main(argv: list[str] | None = None) -> None:
         _attribute(parser, data_args, args, config, selection, model_args, state)
 
 
-def _refuse_idle(parser: CommandParser, config: AttributionConfig) -> None:
+def _refuse_idle(parser, config: AttributionConfig) -> None:
     """Refuse options that the scorer does not read."""
+    from ..attribution import SCORERS
+
     scorer = config.attribution_scorer
     read = {f"attribution_{name}" for name in (*SCORERS[scorer].options, "scorer", "max_tokens", "strict", "preset")}
     if SCORERS[scorer].token_attributions:
@@ -119,6 +127,9 @@ def _refuse_idle(parser: CommandParser, config: AttributionConfig) -> None:
 
 
 def _attribute(parser, data_args, args, config, selection, model_args, state) -> None:
+    from ..attribution import attribute_traces, attribution_settings
+    from ..attribution.sharing import describe_balance, share_of_rows
+
     dataset = load_train_split(data_args, data_args.dataset_streaming)
     if config.attribution_rule == "density" and state.num_processes > 1:
         parser.error("--attribution_rule density learns from the first traces of one process: start one process")
@@ -149,22 +160,22 @@ def _attribute(parser, data_args, args, config, selection, model_args, state) ->
     summary = attribute_traces(traces, model, tokenizer, config, store, total, progress, selection)
     skipped = sum(map(len, summary.skipped.values()))
     share = "" if state.num_processes == 1 else f"Process {state.process_index + 1} of {state.num_processes}: "
-    say(
+    note(
         f"{share}{count(summary.traces, 'trace')}: {summary.attributed} attributed with {summary.evaluations:,} "
         f"gradient evaluations, {summary.reused} read from the store, {summary.repeated} repeated, {skipped} not "
         "attributable."
     )
     if config.answer_statements != "visible" and summary.attributed:
-        say(f"{share}Statements of the answer were hidden in {summary.hidden} of {summary.attributed} traces.")
+        note(f"{share}Statements of the answer were hidden in {summary.hidden} of {summary.attributed} traces.")
     if summary.reliability.traces:
-        say(f"{share}Attributions settled for {summary.reliability.describe()}.")
+        note(f"{share}Attributions settled for {summary.reliability.describe()}.")
     balance = describe_balance(summary)
     state.wait_for_everyone()
     if state.is_main_process:
         if balance:
-            say(balance)
+            note(balance)
         AttributionStore(args.attributions, settings).compact()
-        say(f"Stored in {args.attributions}")
+        note(f"Stored in {args.attributions}")
     if config.attribution_strict:
         summary.reliability.check(settings.options)
 

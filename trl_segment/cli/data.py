@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from ..store import AttributionStore, StoredAttribution, open_store
 from ..store.rows import check_segments
 from ..traces import (
@@ -28,6 +30,22 @@ if TYPE_CHECKING:
 
 
 _FILE_TYPES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def spread_evenly(most: int, rows: int) -> list[int]:
+    """
+    Some rows of a dataset, from the first to the last.
+
+    Args:
+        most (`int`):
+            Number of rows to take, if there are as many.
+        rows (`int`):
+            Number of rows that there are.
+
+    Returns:
+        `list[int]`: Their numbers, in order.
+    """
+    return np.unique(np.linspace(0, rows - 1, min(most, rows)).round().astype(int)).tolist()
 
 
 def load_splits(

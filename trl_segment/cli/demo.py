@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import UserError
-from .output import say
-from .parser import CommandParser, Group
+from .options import Command, Group
+from .output import note
+from .start import start
 
 
 _WORLD = Path(__file__).resolve().parents[2] / "examples" / "tiny_world"
@@ -31,11 +32,12 @@ class DemoArguments:
     world: str = field(default=str(_WORLD), metadata={"help": "Folder with checkpoint/ and traces.jsonl."})
 
 
-def make_parser() -> CommandParser:
-    """The command's parser."""
-    return CommandParser(
-        "demo", "Run all of it on a small model and the traces of a toy world.", Group("demo", DemoArguments)
-    )
+COMMAND = Command(
+    "demo",
+    "Run all of it on a small model and the traces of a toy world.",
+    (Group("demo", DemoArguments),),
+    examples=("trl-segment demo --output_dir demo_output",),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    (args,) = make_parser().parse(argv)
+    (args,) = start(COMMAND, argv).parse(argv)
     world, output = Path(args.world), Path(args.output_dir)
     if not (world / "checkpoint").is_dir():
         raise UserError(
@@ -70,14 +72,14 @@ def main(argv: list[str] | None = None) -> None:
         "Train: the model sees whole traces, the loss is on the selected segments": (
             f"sft {model} {data} --output_dir {shlex.quote(str(trained))} --num_train_epochs 2 --learning_rate 1e-4 "
             "--max_length 2048 --logging_steps 3 --per_device_train_batch_size 4 --bf16 False --report_to none "
-            "--save_strategy no --gradient_checkpointing False"
+            "--save_strategy no --activation_checkpointing False"
         ),
     }
     started = time.monotonic()
     for purpose, command in commands.items():
-        say(f"\n=== {purpose}\n$ trl-segment {command}\n")
+        note(f"\n=== {purpose}\n$ trl-segment {command}\n")
         run(shlex.split(command))
-    say(
+    note(
         f"\nDone in {time.monotonic() - started:.0f} s. The trained model is in {trained}. Open {page} in a "
         "browser to see the trace."
     )

@@ -144,7 +144,7 @@ def _say_training(trained, longest, config, args, model_args, devices):
         steps, epochs = args.max_steps, args.max_steps * per_step / sequences
     parameters, in_layers = count_weights(config)
     passes = 2 if model_args.use_peft else 3  # backward for the activations, and unless frozen for the weights
-    passes += bool(args.gradient_checkpointing)
+    passes += bool(args.activation_checkpointing)
     flops = epochs * passes * float(forward_flops(config, trained, in_layers).sum())
     hours = {name: flops / (devices * TFLOPS_BY_PRECISION[name] * 1e12 * _UTILIZATION) / 3600 for name in _COMPARED}
     number = _bytes_per_number(config, model_args.dtype or "auto")

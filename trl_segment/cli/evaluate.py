@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from ..evaluation import Grader, paired_difference, summarize
 from ..traces import build_trace, row_name
 from .errors import UserError
-from .output import say, write_json
-from .parser import CommandParser, Group
+from .options import Command, Group
+from .output import note, say, write_json
 from .solving import DecodingArguments, ProblemArguments, load_engine, load_problems, plan_outputs, solve
+from .start import start
 from .tables import figures_lines
 
 
@@ -52,15 +53,19 @@ class EvaluateArguments:
     json: str | None = field(default=None, metadata={"help": "File for every figure and a verdict per output."})
 
 
-def make_parser() -> CommandParser:
-    """The command's parser."""
-    return CommandParser(
-        "evaluate",
-        "Measure accuracy and output length of models on problem sets, or grade outputs made elsewhere.",
+COMMAND = Command(
+    "evaluate",
+    "Measure accuracy and output length of models on problem sets, or grade outputs made elsewhere.",
+    (
         Group("models and problem sets", EvaluateArguments),
         Group("problems", ProblemArguments),
         Group("decoding, only with --models", DecodingArguments),
-    )
+    ),
+    examples=(
+        "trl-segment evaluate --models base=MODEL trained=out --problems problems.jsonl --output_dir evaluation",
+        "trl-segment evaluate --outputs outputs.jsonl --json figures.json",
+    ),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -71,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = make_parser()
+    parser = start(COMMAND, argv)
     args, problem_args, decoding_args = parser.parse(argv)
     if bool(args.outputs) == bool(args.models):
         parser.error("pass either --models (and --problems) or --outputs")
@@ -96,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.json:
         settings = {**asdict(args), **asdict(problem_args), **asdict(decoding_args)}
         write_json(args.json, {"settings": settings, "problem_sets": sets, **_figures(graded, sets), "rows": rows})
-        say(f"Every figure and verdict: {args.json}")
+        note(f"Every figure and verdict: {args.json}")
 
 
 def _labels(names: list[str]) -> dict[str, str]:

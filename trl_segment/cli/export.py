@@ -14,8 +14,9 @@ from typing import Any
 from ..selection import SelectionConfig
 from .arguments import DatasetArguments, LoadingArguments, StoreArguments
 from .errors import UserError
-from .output import count, reasons, say
-from .parser import CommandParser, Group
+from .options import Command, Group
+from .output import count, note, reasons, say
+from .start import start
 
 
 # Function of `trainer/export.py` that writes a row
@@ -105,25 +106,31 @@ class ExportArguments:
             raise ValueError(f"`max_length` must be at least 1, but {self.max_length} was passed.")
 
 
-def make_parser() -> CommandParser:
-    """The command's parser."""
-    of_weights = (
-        "attn_implementation",
-        "load_in_8bit",
-        "load_in_4bit",
-        "bnb_4bit_quant_type",
-        "use_bnb_nested_quant",
-        "bnb_4bit_quant_storage",
-    )
-    return CommandParser(
-        "export",
-        "Write the selected segments in the form that another trainer reads.",
+# Of a model only its tokenizer is loaded
+_OF_WEIGHTS = (
+    "attn_implementation",
+    "load_in_8bit",
+    "load_in_4bit",
+    "bnb_4bit_quant_type",
+    "use_bnb_nested_quant",
+    "bnb_4bit_quant_storage",
+)
+
+COMMAND = Command(
+    "export",
+    "Write the selected segments in the form that another trainer reads.",
+    (
         Group("format and output", ExportArguments),
-        Group("model that is to be trained: only its tokenizer is loaded", LoadingArguments, without=of_weights),
+        Group("model that is to be trained: only its tokenizer is loaded", LoadingArguments, without=_OF_WEIGHTS),
         Group("dataset", DatasetArguments),
         Group("store", StoreArguments),
         Group("selection", SelectionConfig),
-    )
+    ),
+    examples=(
+        "trl-segment export --model_name_or_path MODEL --dataset_name traces.jsonl --attributions scores "
+        "--format labels --output labels.parquet",
+    ),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -134,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = make_parser()
+    parser = start(COMMAND, argv)
     args, model_args, data_args, store_args, selection = parser.parse(argv)
     parser.require("output", args.output, "the file or folder to write")
     parser.require("model_name_or_path", model_args.model_name_or_path, "the model that is to be trained")
@@ -195,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
     if not written:
         raise UserError(f"no row can be written as {args.format!r}, so {args.output} was not made.")
     left_out = sum(map(len, refused.values()))
-    say(
+    note(
         f"{count(totals['rows'], 'row')} in {args.output}, {totals['trained']:,} of "
         f"{count(totals['tokens'], 'token')} trained; {count(left_out, 'row')} refused."
     )

@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ..evaluation.faithfulness import (
     SHARES,
     Faithfulness,
@@ -23,10 +21,11 @@ from ..selection import SelectionConfig
 from ..traces import row_name
 from ..traces.statements import STATEMENTS
 from .arguments import DatasetArguments, ModelArguments, StoreArguments
-from .data import FoundRow, StoreReader, load_train_split
+from .data import FoundRow, StoreReader, load_train_split, spread_evenly
 from .errors import UserError
-from .output import say, write_json
-from .parser import CommandParser, Group
+from .options import Command, Group
+from .output import note, say, write_json
+from .start import start
 
 
 @dataclass
@@ -83,7 +82,7 @@ class MeasurementArguments:
         Returns:
             `set[int]`: Their numbers, spread evenly.
         """
-        return set(np.linspace(0, rows - 1, min(self.max_traces, rows)).round().astype(int).tolist())
+        return set(spread_evenly(self.max_traces, rows))
 
 
 class Measurement:
@@ -175,18 +174,21 @@ class FaithfulnessArguments(MeasurementArguments):
     )
 
 
-def make_parser() -> CommandParser:
-    """The command's parser."""
-    return CommandParser(
-        "faithfulness",
-        "Compare a selection with random segments of the same share: is it sufficient, is it necessary?",
+COMMAND = Command(
+    "faithfulness",
+    "Compare a selection with random segments of the same share: is it sufficient, is it necessary?",
+    (
         Group("store", StoreArguments),
         Group("dataset", DatasetArguments),
         Group("measurement", FaithfulnessArguments),
         Group("model whose confidence in the answer counts, best the one that will be trained", ModelArguments),
         # The seed draws the random segments
         Group("selection", SelectionConfig, without=("transition",)),
-    )
+    ),
+    examples=(
+        "trl-segment faithfulness --model_name_or_path MODEL --dataset_name traces.jsonl --attributions scores",
+    ),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -197,7 +199,7 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = make_parser()
+    parser = start(COMMAND, argv)
     store_args, data_args, args, model_args, selection = parser.parse(argv)
     if selection.selection in ("random", "all"):
         parser.error(f"--selection {selection.selection} does not depend on the scores, which are judged here")
@@ -230,7 +232,7 @@ def main(argv: list[str] | None = None) -> None:
         folder / "faithfulness.json",
         {"store": reader.name, "confidence": args.confidence, "selection": asdict(selection), **asdict(summary)},
     )
-    say(f"All figures: {folder / 'faithfulness.json'}")
+    note(f"All figures: {folder / 'faithfulness.json'}")
 
 
 if __name__ == "__main__":

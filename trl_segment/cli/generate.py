@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import UserError
-from .output import count, say, some_of
-from .parser import CommandParser, Group
+from .options import Command, Group
+from .output import count, note, say, some_of
 from .solving import DecodingArguments, ProblemArguments, load_engine, load_problems, plan_outputs, solve
+from .start import start
 
 
 @dataclass
@@ -63,15 +64,18 @@ class SamplingArguments(DecodingArguments):
     temperature: float = field(default=0.6, metadata={"help": "Temperature of the samples."})
 
 
-def make_parser() -> CommandParser:
-    """The command's parser."""
-    return CommandParser(
-        "generate",
-        "Sample solutions and keep the shortest correct one of each problem.",
+COMMAND = Command(
+    "generate",
+    "Sample solutions and keep the shortest correct one of each problem.",
+    (
         Group("model, problems and output", GenerateArguments),
         Group("problems", ProblemArguments),
         Group("decoding", SamplingArguments),
-    )
+    ),
+    examples=(
+        "trl-segment generate --model_name_or_path MODEL --problems problems.jsonl --samples 8 --dataset own.jsonl",
+    ),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -82,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = make_parser()
+    parser = start(COMMAND, argv)
     args, problem_args, decoding_args = parser.parse(argv)
     parser.require("model_name_or_path", args.model_name_or_path, "the model that solves the problems")
     parser.require("problems", args.problems, "the problem set to solve")
@@ -105,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     chosen, without = pick_solutions(records, graded.correct, args.pick)
     if chosen:
         _write_rows(dataset, chosen)
-    say(
+    note(
         f"{count(len(problems), 'problem')}, {int(graded.correct.sum())} of "
         f"{count(graded.correct.size, 'output')} correct, {int(graded.cut_off.sum())} cut off.",
         f"{count(len(chosen), 'trace')} of {count(len(problems) - len(without), 'problem')} in {args.dataset}."

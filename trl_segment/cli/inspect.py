@@ -13,8 +13,9 @@ from ..traces import TraceConfig, row_name
 from .arguments import DatasetArguments, LoadingArguments, StoreArguments
 from .data import FoundRow, StoreReader, load_train_split, roles_of
 from .errors import UserError
-from .output import count, say
-from .parser import CommandParser, Group
+from .options import Command, Group
+from .output import count, note, say
+from .start import start
 
 
 if TYPE_CHECKING:
@@ -46,11 +47,10 @@ class InspectArguments:
     )
 
 
-def make_parser() -> CommandParser:
-    """The command's parser."""
-    return CommandParser(
-        "inspect",
-        "Show one trace, in the terminal or as a page: its segments, their scores, kept or dropped.",
+COMMAND = Command(
+    "inspect",
+    "Show one trace, in the terminal or as a page: its segments, their scores, kept or dropped.",
+    (
         Group("store", StoreArguments),
         Group("dataset", DatasetArguments),
         Group("trace", InspectArguments),
@@ -58,7 +58,13 @@ def make_parser() -> CommandParser:
         Group(
             "model of the store, with which --html shades tokens too; the store knows its precision", LoadingArguments
         ),
-    )
+    ),
+    examples=(
+        "trl-segment inspect --dataset_name traces.jsonl --attributions scores --trace 0",
+        "trl-segment inspect --dataset_name traces.jsonl --attributions scores --trace 0 --html trace.html "
+        "--model_name_or_path MODEL",
+    ),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -69,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = make_parser()
+    parser = start(COMMAND, argv)
     store_args, data_args, args, selection, model_args = parser.parse(argv)
     if model_args.model_name_or_path and not args.html:
         parser.error("--model_name_or_path makes token attributions, which only the page shows: pass --html FILE too")
@@ -129,7 +135,7 @@ def _write_page(found: FoundRow, reader: StoreReader, args, selection, model_arg
     path = Path(args.html)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8", newline="\n")
-    say(f"{found.name} is in {path} ({path.stat().st_size / 1024:,.0f} KiB). Open it in a browser.")
+    note(f"{found.name} is in {path} ({path.stat().st_size / 1024:,.0f} KiB). Open it in a browser.")
 
 
 def _attribute_tokens(found: FoundRow, reader: StoreReader, model_args: LoadingArguments):

@@ -1,5 +1,6 @@
 """`trl-segment`: one command per step. Errors of all commands are handled here."""
 
+import difflib
 import importlib
 import os
 import sys
@@ -7,10 +8,15 @@ import warnings
 from collections.abc import Callable
 
 from ..printing import printable, printable_traceback
+from ..progress import quiet
 from .errors import is_for_users, one_line
+from .foreign import without_idle_lines
 
 
-_COMMANDS = {
+# Flags of every command that are no options of what it does
+_FLAGS = ("--quiet", "--traceback")
+
+COMMANDS = {
     "attribute": "Attribute traces and store the scores",
     "merge": "Bring the stores of independent jobs together",
     "sft": "Fine-tune on the selected segments",
@@ -22,6 +28,7 @@ _COMMANDS = {
     "quality": "Compare the selection with known roles of segments",
     "faithfulness": "Compare a selection with random segments of the same share: sufficiency, necessity",
     "tune": "Sweep the thresholds over stored scores, or compare stores",
+    "completion": "Print a script that completes commands and options in a shell",
     "demo": "Run all of it on a small model and the traces of a toy world",
 }
 
@@ -35,28 +42,34 @@ def main(argv: list[str] | None = None) -> None:
             Arguments, the command first. Defaults to those of the process.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    # A flag of every command, which may stand in front of it too
-    words = [word for word in argv if word != "--traceback"]
-    if not words or words[0] in ("-h", "--help"):
+    # Flags of every command may stand in front of it too
+    words = [word for word in argv if word not in _FLAGS]
+    if not words or words[0] in ("-h", "--help", "--help-all"):
         print("usage: trl-segment COMMAND [options]\n\ncommands:")
-        for name, purpose in _COMMANDS.items():
+        for name, purpose in COMMANDS.items():
             print(f"  {name:<12} {purpose}")
         print(
-            "\n`trl-segment COMMAND --help` lists a command's options, `--config FILE.yaml` reads them from a file, "
-            "and `--traceback` shows where an error came from."
+            "\n`trl-segment COMMAND --help` lists a command's options with examples, `--config FILE.yaml` reads them "
+            "from a file.\n`--quiet` shows results and warnings alone, `--traceback` where an error came from, "
+            "`--version` the version."
         )
-    elif words[0] in ("-V", "--version"):
+    elif {"-V", "--version"} & set(words[:2]):
         from .. import __version__
 
         print(__version__)
-    elif words[0] not in _COMMANDS:
-        print(
-            f"trl-segment: error: unknown command {printable(words[0])!r}. Commands are {', '.join(_COMMANDS)}.",
-            file=sys.stderr,
-        )
+    elif words[0] not in COMMANDS:
+        print(f"trl-segment: error: {printable(_unknown(words[0]))}", file=sys.stderr)
         raise SystemExit(2)
     else:
-        run(words[0], _command(words[0]), [*words[1:], *(["--traceback"] if len(words) < len(argv) else [])])
+        run(words[0], _command(words[0]), [*words[1:], *(flag for flag in _FLAGS if flag in argv)])
+
+
+def _unknown(word: str) -> str:
+    if word.startswith("-"):
+        return f"{word!r} stands where the command belongs. `trl-segment --help` lists the commands."
+    if close := difflib.get_close_matches(word.lower().replace("_", "-"), COMMANDS, n=2):
+        return f"unknown command {word!r}. Did you mean {' or '.join(close)}?"
+    return f"unknown command {word!r}. Commands are {', '.join(COMMANDS)}."
 
 
 def run(command: str, function: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
@@ -80,7 +93,8 @@ def run(command: str, function: Callable[[list[str]], None], argv: list[str] | N
     # Libraries warn about names that they are given
     warnings.formatwarning = lambda *args, **kwargs: printable(formatwarning(*args, **kwargs))
     try:
-        function([word for word in argv if word != "--traceback"])
+        with without_idle_lines(), quiet("--quiet" in argv):
+            function([word for word in argv if word not in _FLAGS])
     except KeyboardInterrupt as error:
         _fail(f"trl-segment {command}: interrupted", 130, error, shown)
     except BrokenPipeError:

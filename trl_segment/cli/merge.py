@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 from ..store import AttributionStore, exclusive_run
-from .output import count, say
-from .parser import CommandParser, Group
+from .options import Command, Group
+from .output import count, note
+from .start import start
 
 
 @dataclass
@@ -28,9 +29,12 @@ class MergeArguments:
     )
 
 
-def make_parser() -> CommandParser:
-    """The command's parser."""
-    return CommandParser("merge", "Bring the stores of independent jobs together.", Group("stores", MergeArguments))
+COMMAND = Command(
+    "merge",
+    "Bring the stores of independent jobs together.",
+    (Group("stores", MergeArguments),),
+    examples=("trl-segment merge --stores scores-1 scores-2 --attributions scores",),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = make_parser()
+    parser = start(COMMAND, argv)
     (args,) = parser.parse(argv)
     parser.require("stores", args.stores, "the stores to read")
     sources = [AttributionStore(path) for path in args.stores]
@@ -54,9 +58,9 @@ def main(argv: list[str] | None = None) -> None:
             merged.check_mergeable(source)
         for source in sources:
             taken = merged.merge(source)
-            say(f"{source.path}: {count(len(source), 'trace')}, {taken} of them new")
+            note(f"{source.path}: {count(len(source), 'trace')}, {taken} of them new")
         merged.compact()
-    say(f"{count(len(merged), 'trace')} stored in {args.attributions}")
+    note(f"{count(len(merged), 'trace')} stored in {args.attributions}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..printing import json_ready, printable
+from ..progress import is_quiet
 
 
 def say(*lines: str) -> None:
@@ -18,6 +20,30 @@ def say(*lines: str) -> None:
             Lines.
     """
     print(printable("\n".join(lines)), flush=True)
+
+
+def note(*lines: str) -> None:
+    """
+    Print lines on what was done, which `--quiet` leaves out. Results and whatever a person must know are [`say`].
+
+    Args:
+        *lines (`str`):
+            Lines.
+    """
+    if not is_quiet():
+        say(*lines)
+
+
+def warn(*lines: str) -> None:
+    """
+    Print lines on stderr: what a person should know of a run that did not fail.
+
+    Args:
+        *lines (`str`):
+            Lines, of which there may be none. Their control characters are written out.
+    """
+    if lines:
+        print(printable("\n".join(lines)), file=sys.stderr, flush=True)
 
 
 def some_of(names: Sequence[str], most: int = 5) -> str:

@@ -1,102 +1,60 @@
-"""The parser of a command line: TRL's, with options in groups and a help of one line per option."""
+"""The parser of a command line: TRL's, with errors of one line that say what to do."""
 
 import argparse
+import dataclasses
 import difflib
 import itertools
 import math
-import re
-import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, NoReturn, get_args, get_type_hints
 
 from trl.scripts.utils import TrlParser
 
 from .errors import UserError
+from .help import whole_help_text
+from .options import OF_EVERY_COMMAND, Command, Option, load_class
 
 
 # An infinite bound leaves gradients as they are, and their norm is still logged
 _MAY_BE_INFINITE = {"max_grad_norm"}
 
 
-@dataclass(frozen=True)
-class Group:
-    """
-    Options under a heading.
-
-    Args:
-        title (`str`):
-            The heading.
-        arguments (`type`):
-            The dataclass that the options fill.
-        without (`tuple[str, ...]`, *optional*):
-            Fields that have no effect in this command: they keep their defaults, and there is no option.
-        brief (`bool`, *optional*, defaults to `False`):
-            Whether the help only names the options, which another command explains.
-    """
-
-    title: str
-    arguments: type
-    without: tuple[str, ...] = ()
-    brief: bool = False
-
-
 class CommandParser(TrlParser):
     """
-    Parser of a command.
+    Parser of a command. [`~trl_segment.cli.start.start`] makes it where there is something to parse.
 
     Args:
-        command (`str`):
-            Its name.
-        purpose (`str`):
-            Its purpose, in a sentence.
-        *groups ([`Group`]):
-            Its options. Parsing returns one object for each group.
+        command ([`~trl_segment.cli.options.Command`]):
+            The command. Parsing returns one object for each of its groups.
 
     Attributes:
         given (`set[str]`):
             Options that were set, on the command line or in the file of `--config`.
     """
 
-    def __init__(self, command: str, purpose: str, *groups: Group):
-        super().__init__(
-            (),
-            prog=f"trl-segment {command}",
-            usage=f"trl-segment {command} [options]",
-            description=purpose,
-            epilog="--config FILE.yaml reads options from a file, --traceback shows where an error came from.",
-            formatter_class=_OneLineHelp,
-            allow_abbrev=False,
-        )
-        self._option_string_actions["--help"].help = argparse.SUPPRESS
+    def __init__(self, command: Command):
+        # Help is asked for before there is a parser
+        super().__init__((), prog=f"trl-segment {command.name}", add_help=False, allow_abbrev=False)
+        self.command = command
         self.given: set[str] = set()
-        self.dataclass_types = [group.arguments for group in groups]
+        self.dataclass_types = [load_class(group.arguments) for group in command.groups]
         self._floats = {
             name
-            for group in groups
-            for name, hint in get_type_hints(group.arguments).items()
+            for arguments in self.dataclass_types
+            for name, hint in get_type_hints(arguments).items()
             if float in (hint, *get_args(hint), *itertools.chain.from_iterable(map(get_args, get_args(hint))))
         }
-        for group in groups:
-            self._add_group(group)
-        # Both are taken out of the line before it is parsed; here they only become known names
-        self.add_argument("--config", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        self.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-
-    def _add_group(self, group):
-        options = self._optionals._group_actions
-        known = len(options)
-        self._add_dataclass_arguments(group.arguments)
-        added = options[known:]
-        del options[known:]
-        for action in [action for action in added if action.dest in group.without]:
-            added.remove(action)
-            self._remove_option(action)
-        names = (action.option_strings[0] for action in added) if group.brief else ()
-        heading = self.add_argument_group(group.title, ", ".join(names) or None)
-        if not group.brief:
-            heading._group_actions += added
+        self._sections: list[tuple[str, list[argparse.Action]]] = []
+        for group, arguments in zip(command.groups, self.dataclass_types, strict=True):
+            known = len(self._actions)
+            self._add_dataclass_arguments(arguments)
+            for action in [action for action in self._actions[known:] if action.dest in group.without]:
+                self._remove_option(action)
+            self._sections.append((group.title, self._actions[known:]))
+        # They are taken out of the line before that is parsed; here they only become known names
+        for name in ("--help", *OF_EVERY_COMMAND):
+            self.add_argument(name, action="store_true", default=argparse.SUPPRESS)
 
     def _remove_option(self, action):
         self._actions.remove(action)
@@ -105,23 +63,30 @@ class CommandParser(TrlParser):
         # The dataclass is still filled
         self.set_defaults(**{action.dest: action.default})
 
-    def move(self, names: Iterable[str], title: str) -> None:
-        """
-        Show options under another heading.
+    def sections(self) -> list[tuple[str, list[Option]]]:
+        """Headings and their options, those of TRL among them."""
+        sections, inherited = [], []
+        for group, (title, actions) in zip(self.command.groups, self._sections, strict=True):
+            theirs = set()
+            if group.inherited is not None:
+                heading, arguments = group.inherited
+                theirs = {entry.name for entry in dataclasses.fields(load_class(arguments))}
+                inherited.append((heading, [_option(action) for action in actions if action.dest in theirs]))
+            sections.append((title, [_option(action) for action in actions if action.dest not in theirs]))
+        # Of a flag that is on by default there is a second option, which turns it off
+        return [
+            (title, [option for option in options if not option.name.startswith("--no_")])
+            for title, options in (*sections, *inherited)
+        ]
 
-        Args:
-            names (`Iterable[str]`):
-                The options.
-            title (`str`):
-                The heading, which is added at the end.
-        """
-        heading, names = self.add_argument_group(title), set(names)
-        for group in self._action_groups[:-1]:
-            heading._group_actions += [action for action in group._group_actions if action.dest in names]
-            group._group_actions[:] = [action for action in group._group_actions if action.dest not in names]
+    def format_help(self) -> str:
+        """All that there is to say of the command's options."""
+        return whole_help_text(self.command, self.sections())
 
     def set_defaults_with_config(self, **config: Any) -> list[str]:
         """Take the options of a file, checked as those of the line are."""
+        if found := sorted(config.keys() & {name[2:] for name in OF_EVERY_COMMAND}):
+            self.error(f"`{found[0]}` stands in the file of --config, but belongs on the command line: --{found[0]}")
         for action in self._actions:
             if action.dest not in config:
                 continue
@@ -253,51 +218,6 @@ class CommandParser(TrlParser):
         raise UserError(message)
 
 
-class _OneLineHelp(argparse.HelpFormatter):
-    """One line per option: its name, the start of its help as far as it fits, its default."""
-
-    def __init__(self, prog: str):
-        width = min(max(shutil.get_terminal_size().columns, 80), 120)
-        super().__init__(prog, max_help_position=30, width=width)
-
-    def _format_action(self, action):
-        if action.option_strings[0].startswith("--no_"):
-            return ""  # of a flag that is on by default
-        start = f"  {action.option_strings[0]:<28} "
-        return f"{start}{_summary(action, self._width - len(start))}\n"
-
-
-def _summary(action, room: int) -> str:
-    """Help, choices and default of an option in one line."""
-    silent = action.default in (None, argparse.SUPPRESS) or action.default is False or isinstance(action.default, list)
-    shown = "" if silent else str(action.default)
-    default = f" [{shown}]" if shown and "\n" not in shown and len(shown) <= 30 else ""
-    text = " ".join((action.help or "").split())
-    choices = "" if action.choices is None else f" {{{','.join(map(str, action.choices))}}}"
-    # A short text is shown whole, a long one is cut so that choices have room
-    most = room - len(default) - (len(text) if len(text) + len(default) <= room else 40)
-    if len(choices) > most:
-        choices = f"{choices[: most - 5].rpartition(',')[0]},...}}" if most > 20 else ""
-    start = _cut(text, room - len(choices) - len(default))
-    if start.endswith("...") and choices:
-        start, choices = _cut(text, room - len(default)), ""
-    return start + choices + default
-
-
-def _cut(text: str, room: int) -> str:
-    """The start of a text that fits: its first sentences, or else its first clauses."""
-    text = text.rstrip(".")
-    if len(text) <= room:
-        return text
-    sentences = re.split(r"(?<=[a-z0-9)`'\]])\.\s(?=[A-Z'`])", text)
-    while len(sentences) > 1 and len(". ".join(sentences)) > room:
-        sentences.pop()
-    text = ". ".join(sentences)
-    if len(text) <= room:
-        return text
-    depth, end = 0, 0
-    for place, character in enumerate(text[: room + 1]):
-        if depth == 0 and (character in ":;" or (character == "," and place > 20) or text[place : place + 2] == " ("):
-            end = place
-        depth += (character in "([") - (character in ")]")
-    return text[:end] if end else text[: room - 3].rsplit(" ", 1)[0] + "..."
+def _option(action: argparse.Action) -> Option:
+    choices = None if action.choices is None else [str(choice) for choice in action.choices]
+    return Option(action.option_strings[0], action.help or "", action.default, choices, action.nargs)

@@ -9,8 +9,9 @@ from ..selection import SelectionConfig, select
 from .arguments import DatasetArguments, StoreArguments
 from .data import StoreReader, load_train_split, roles_of
 from .errors import UserError
+from .options import Command, Group
 from .output import count, say, write_json
-from .parser import CommandParser, Group
+from .start import start
 
 
 @dataclass
@@ -41,16 +42,20 @@ class QualityArguments:
     )
 
 
-def make_parser() -> CommandParser:
-    """The command's parser."""
-    return CommandParser(
-        "quality",
-        "Compare the selection with known roles of segments.",
+COMMAND = Command(
+    "quality",
+    "Compare the selection with known roles of segments.",
+    (
         Group("store", StoreArguments),
         Group("dataset", DatasetArguments),
         Group("roles and output", QualityArguments),
         Group("selection", SelectionConfig, without=("transition",)),
-    )
+    ),
+    examples=(
+        "trl-segment quality --dataset_name traces.jsonl --attributions scores",
+        "trl-segment quality --dataset_name traces.jsonl --attributions scores --beta 1 --keep_first 0 --keep_last 0",
+    ),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -61,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = make_parser()
+    parser = start(COMMAND, argv)
     store_args, data_args, args, selection = parser.parse(argv)
     if selection.selection != "random":
         parser.refuse({"seed"}, "without --selection random")
@@ -85,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     reader.say_left_out()
     if not compared:
         raise UserError(f"no row of the dataset has scores in {store_args.attributions!r}, so nothing is compared.")
-    quality = selection_quality(compared, args.useful_roles, args.ignored_roles)
+    quality = selection_quality(compared, args.useful_roles, args.ignored_roles, selection)
     say(describe_quality(quality, args.useful_roles))
     if args.output_dir is not None:
         write_json(Path(args.output_dir) / "quality.json", dataclasses.asdict(quality))

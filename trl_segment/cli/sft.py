@@ -4,20 +4,17 @@ import subprocess
 import sys
 from dataclasses import dataclass, field, fields
 
-from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, get_peft_config, get_quantization_config
-from trl.cli.accelerate_config import resolve_accelerate_config_argument
-from trl.scripts.utils import get_dataset
-
 from ..attribution import AttributionConfig
 from ..configs import config_of
-from ..models import process_state
+from ..progress import is_quiet
 from ..traces import TraceConfig
-from ..trainer import SegmentSelectiveSFTConfig, SegmentSelectiveSFTTrainer
+from ..trainer.options import SelectiveTrainingConfig
+from .arguments import LoadingArguments, StreamingDatasetArguments
 from .data import check_readings, load_splits, trace_reader
-from .dry_run import plan_sft
 from .errors import UserError
-from .output import say
-from .parser import CommandParser, Group
+from .options import Command, Group, Names
+from .output import note
+from .start import start
 
 
 @dataclass
@@ -33,19 +30,62 @@ class DryRunArguments:
     dry_run: bool = field(default=False, metadata={"help": "Print the plan of the run and a cost estimate, and stop."})
 
 
-def make_parser() -> CommandParser:
-    """The command's parser: every option of `trl sft`, and those of the selection under a heading of their own."""
-    parser = CommandParser(
-        "sft",
-        "Fine-tune on the selected segments. Options of `accelerate launch` are taken too.",
-        Group("dataset", ScriptArguments),
-        Group("segment selection", SegmentSelectiveSFTConfig),
-        Group("model", ModelConfig),
-        Group("dataset mixture", DatasetMixtureConfig),
+# What most runs set of TRL's options, and of the dataset's
+_OFTEN_SET = (
+    "output_dir",
+    "max_length",
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "activation_checkpointing",
+    "bf16",
+    "packing",
+    "use_peft",
+    "lora_r",
+    "lora_alpha",
+    "lora_target_modules",
+    "eval_strategy",
+    "dataset_test_split",
+    "logging_steps",
+    "save_strategy",
+    "report_to",
+    "push_to_hub",
+)
+
+COMMAND = Command(
+    "sft",
+    "Fine-tune on the selected segments. Options of `trl sft` and of `accelerate launch` are taken too.",
+    # TRL's classes take seconds to import, so they are named here
+    (
+        Group("dataset", "trl:ScriptArguments"),
+        Group(
+            "segment selection",
+            "trl_segment.trainer:SegmentSelectiveSFTConfig",
+            inherited=("training, as in `trl sft`", "trl:SFTConfig"),
+        ),
+        Group("model", "trl:ModelConfig"),
+        Group("dataset mixture", "trl:DatasetMixtureConfig"),
         Group("run", DryRunArguments),
-    )
-    parser.move({entry.name for entry in fields(SFTConfig)}, "training, as in `trl sft`")
-    return parser
+    ),
+    examples=(
+        "trl-segment sft --model_name_or_path MODEL --dataset_name traces.jsonl --attributions scores "
+        "--output_dir out --max_length 16384",
+        "trl-segment sft --model_name_or_path MODEL --dataset_name traces.jsonl --output_dir out --max_length 16384 "
+        "--use_peft --num_processes 8",
+    ),
+    shown=(
+        Group("dataset", StreamingDatasetArguments),
+        Group("segment selection", SelectiveTrainingConfig, without=("seed",)),
+        Group("model", LoadingArguments),
+        Group("run", DryRunArguments),
+        Names(
+            "training and LoRA as in `trl sft`, of which --help-all (it takes seconds) explains every option",
+            _OFTEN_SET,
+        ),
+    ),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -61,28 +101,31 @@ def main(argv: list[str] | None = None) -> None:
     if {"--dry_run", "--dry-run"} & set(argv):
         # A dry run is often made where there is no GPU, without which bf16 is refused
         argv = [*argv, "--use_cpu"]
-    parser = make_parser()
+    parser = start(COMMAND, argv)
     *configs, from_file, from_line = parser.parse_known(argv)
     _check(parser, *configs)
     if from_file or from_line:
         _launch(parser, configs, argv, from_file, from_line)
     else:
-        _run(*configs)
+        _run(parser, *configs)
 
 
 def _main_of_process(argv: list[str]) -> None:
     """In a process that `accelerate launch` or `torchrun` has started."""
-    parser = make_parser()
+    parser = start(COMMAND, argv)
     *configs, _, from_line = parser.parse_known(argv)
     # Options that the launcher took from the file of --config still stand in it
     parser.refuse_unknown(from_line)
     _check(parser, *configs)
-    _run(*configs)
+    _run(parser, *configs)
 
 
 def _launch(parser, configs, argv, from_file, from_line):
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from trl.cli.accelerate_config import resolve_accelerate_config_argument
+
+    from .dry_run import plan_sft
 
     launcher = launch_command_parser()
     parser.refuse_unknown([*from_file, *from_line], ["--accelerate_config", *launcher._option_string_actions])
@@ -92,7 +135,7 @@ def _launch(parser, configs, argv, from_file, from_line):
         asked = launcher.parse_args([*words, "script"]).num_processes
         plan_sft(_load(script_args, mixture)[0], training_args, model_args, devices=asked or 1)
         return
-    shown = ["--traceback"] if "--traceback" in sys.argv else []
+    shown = [*(["--quiet"] if is_quiet() else []), *(["--traceback"] if "--traceback" in sys.argv else [])]
     command = [*words, "--module", "trl_segment.cli.sft", *_without(argv, from_line), *shown]
     try:
         launch_command(launcher.parse_args(command))
@@ -132,6 +175,8 @@ def _check(parser, script_args, args, model_args, mixture, run_args) -> None:
 def _load(script_args, mixture, evaluated: bool = False):
     """Training set, and evaluation set if there is one."""
     if mixture.datasets:
+        from trl.scripts.utils import get_dataset
+
         splits = get_dataset(mixture)
     else:
         splits = load_splits(
@@ -149,14 +194,27 @@ def _load(script_args, mixture, evaluated: bool = False):
     return splits[script_args.dataset_train_split], splits[script_args.dataset_test_split] if evaluated else None
 
 
-def _run(script_args, training_args, model_args, mixture, run_args) -> None:
+def _run(parser, script_args, training_args, model_args, mixture, run_args) -> None:
+    from ..models import process_state
+    from .dry_run import plan_sft
+
     if not run_args.dry_run:
-        _train(script_args, training_args, model_args, mixture)
+        _train(parser, script_args, training_args, model_args, mixture)
     elif (state := process_state()).is_main_process:
         plan_sft(_load(script_args, mixture)[0], training_args, model_args, devices=state.num_processes)
 
 
-def _train(script_args, training_args, model_args, mixture) -> None:
+def _train(parser, script_args, training_args, model_args, mixture) -> None:
+    import torch
+    from transformers import PrinterCallback
+    from trl import get_peft_config, get_quantization_config
+
+    from ..trainer import SegmentSelectiveSFTTrainer
+
+    if not torch.accelerator.is_available() and "dataloader_pin_memory" not in parser.given:
+        # Nothing can be pinned, of which torch would warn
+        training_args.dataloader_pin_memory = False
+    training_args.disable_tqdm = training_args.disable_tqdm or is_quiet()
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "trust_remote_code": training_args.trust_remote_code,
@@ -177,15 +235,18 @@ def _train(script_args, training_args, model_args, mixture) -> None:
         quantization_config=get_quantization_config(model_args),
         peft_config=get_peft_config(model_args),
     )
+    if is_quiet():
+        # It prints what the bar would show; `report_to` and trainer_state.json have it too
+        trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     trainer.save_model(training_args.output_dir)
     main_process = trainer.accelerator.is_main_process
     if main_process:
-        say(f"Model saved to {training_args.output_dir}")
+        note(f"Model saved to {training_args.output_dir}")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
         if main_process:
-            say(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}")
+            note(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}")
     trainer.end()
 
 

@@ -8,9 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tqdm.auto import tqdm
-
-from ..printing import printable
+from ..progress import progress_bar
 from ..traces import TraceConfig
 from ..traces.trace import QUESTION_TEMPLATE
 from .data import load_splits
@@ -283,7 +281,7 @@ def _vllm_engine(path, args, decoding) -> Engine:
 
 
 def _transformers_engine(path, args, decoding) -> Engine:
-    from ..evaluation.continuous_batching import ContinuousDecoder
+    from ..evaluation.continuous_batching import ContinuousDecoder, has_paged_attention
     from ..evaluation.generation import Request, end_token_ids
     from ..models import load_model
     from ..models.inspection import config_fingerprint, tokenizer_fingerprint, weights_fingerprint
@@ -298,7 +296,8 @@ def _transformers_engine(path, args, decoding) -> Engine:
     )
     ends = end_token_ids(model.generation_config, tokenizer)
     decode = None
-    if args.backend == "continuous" or (args.backend == "auto" and model.device.type == "cuda"):
+    by_itself = args.backend == "auto" and model.device.type == "cuda" and has_paged_attention()
+    if args.backend == "continuous" or by_itself:
         try:
             # Which models it takes is best found out with one token
             list(ContinuousDecoder(model, ends, replace(decoding, max_new_tokens=1))([Request("", 0, [min(ends)])]))
@@ -382,7 +381,7 @@ def solve(
 def _bar(total, known, description) -> Iterator[tuple[Callable[[int], None], Callable[[dict], None]]]:
     """A bar over outputs, and the functions that move it at each step and each output."""
     started, tokens = time.monotonic(), 0
-    with tqdm(total=total, initial=known, desc=printable(description), unit=" outputs") as bar:
+    with progress_bar(None, description, unit="output", total=total, initial=known) as bar:
 
         def on_step(made):
             nonlocal tokens

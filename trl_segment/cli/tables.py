@@ -12,7 +12,7 @@ from .output import count
 
 if TYPE_CHECKING:
     from ..evaluation import Estimate, Figures, Graded
-    from ..evaluation.tuning import Agreement, Sweep
+    from ..evaluation.tuning import Agreement, Challenge, Sweep
     from ..selection import SelectionConfig
 
 
@@ -93,6 +93,38 @@ def ranking_lines(sweeps: "Mapping[str, Sweep]") -> Iterator[str]:
     for title, sweep in sorted(best.items(), key=lambda item: -item[1].best_held_out.value):
         i, j = sweep.best
         yield f"  {title}: tau {sweep.taus[i]:g}, beta {sweep.betas[j]:g}, {_interval(sweep.best_held_out)}"
+
+
+def challenge_sentence(challenge: "Challenge | None", selection: "SelectionConfig", unit: str) -> str:
+    """
+    Whether any pair is clearly better than the one in use.
+
+    Args:
+        challenge ([`~trl_segment.evaluation.tuning.Challenge`] or `None`):
+            The best pair against the one in use; `None` if that one was not judged.
+        selection ([`~trl_segment.SelectionConfig`]):
+            The pair in use, and its scale.
+        unit (`str`):
+            Unit of the gains.
+
+    Returns:
+        `str`: One sentence.
+    """
+    yours = f"yours (tau {selection.tau:g}, beta {selection.beta:g}, {selection.consistency_scale})"
+    if challenge is None:
+        return (
+            f"No pair is compared with {yours}, which is not among those of the sweep, or keeps or drops too few "
+            "segments to be judged."
+        )
+    if np.isnan(challenge.gain.value):
+        return f"There are too few traces to say whether any pair is better than {yours}."
+    gain = f"{_interval(challenge.gain)} {unit} on traces that it was not chosen on"
+    if challenge.clear:
+        return (
+            f"tau {challenge.tau:g}, beta {challenge.beta:g}, {challenge.title} is clearly better than {yours}: the "
+            f"gap grows by {gain}."
+        )
+    return f"No pair is clearly better than {yours}: with the best one the gap grows by {gain}."
 
 
 def agreement_lines(first: str, second: str, agreement: "Agreement", differences: Sequence[str]) -> Iterator[str]:

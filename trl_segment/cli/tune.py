@@ -1,23 +1,24 @@
 """`trl-segment tune`: sweep the thresholds over stored attributions, or compare stores."""
 
 import contextlib
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..evaluation.gains import CONFIDENCES, SegmentGains
-from ..evaluation.tuning import BETAS, TAUS, ScoredTrace, compare_stores, sweep_thresholds
+from ..evaluation.tuning import BETAS, TAUS, ScoredTrace, challenge, compare_stores, sweep_thresholds
 from ..progress import progress_bar
 from ..selection import CONSISTENCY_SCALES, SelectionConfig
 from ..store import CUSTOM_SEGMENTER, AttributionStore, open_store
 from ..traces import row_name
 from .arguments import DatasetArguments, ModelArguments
-from .data import StoreReader, load_train_split
+from .data import StoreReader, load_train_split, spread_evenly
 from .errors import UserError
-from .output import count, say, write_json
-from .parser import CommandParser, Group
-from .tables import agreement_lines, ranking_lines, sweep_lines
+from .options import Command, Group
+from .output import count, note, say, write_json
+from .start import start
+from .tables import agreement_lines, challenge_sentence, ranking_lines, sweep_lines
 
 
 @dataclass
@@ -97,21 +98,24 @@ class TuneArguments:
             raise ValueError(f"`max_traces` must be at least 1, but {self.max_traces} was passed.")
 
 
-def make_parser() -> CommandParser:
-    """The command's parser."""
-    return CommandParser(
-        "tune",
-        "Sweep the thresholds over stored scores, or compare stores.",
+# In training, and in draws at random, which say nothing about scores
+_WITHOUT = ("transition", "seed")
+
+COMMAND = Command(
+    "tune",
+    "Sweep the thresholds over stored scores, or compare stores.",
+    (
         Group("stores", TuneStoreArguments),
         Group("dataset: the traces that the stores were made of", DatasetArguments),
         Group("sweep", TuneArguments),
         Group("model whose confidence in the answer counts, best the one that will be trained", ModelArguments),
         Group("selection: tau and beta are the pair that the best one is compared with", SelectionConfig, _WITHOUT),
-    )
-
-
-# In training, and in draws at random, which say nothing about scores
-_WITHOUT = ("transition", "seed")
+    ),
+    examples=(
+        "trl-segment tune --model_name_or_path MODEL --dataset_name traces.jsonl --attributions scores",
+        "trl-segment tune --attributions scores --compare other_scores",
+    ),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -122,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
         argv (`list[str]`, *optional*):
             Arguments. Defaults to those of the process.
     """
-    parser = make_parser()
+    parser = start(COMMAND, argv)
     store_args, data_args, args, model_args, selection = parser.parse(argv)
     if selection.selection in ("random", "all"):
         parser.error(f"--selection {selection.selection} does not depend on the scores, which are judged here")
@@ -164,8 +168,8 @@ def _open_readers(store_args, text_column) -> list[StoreReader]:
 def _sweep(parser, store_args, data_args, args, model_args, selection):
     readers = _open_readers(store_args, data_args.dataset_text_field)
     dataset = load_train_split(data_args)
-    wanted = np.unique(np.linspace(0, len(dataset) - 1, min(args.max_traces, len(dataset))).round().astype(int))
-    rows = [(row_name(dataset[index], index), dataset[index]) for index in wanted.tolist()]
+    wanted = spread_evenly(args.max_traces, len(dataset))
+    rows = [(row_name(dataset[index], index), dataset[index]) for index in wanted]
     if args.dry_run:
         stored = (row for reader in readers for row in reader.store.values())
         segments = [len(row.num_tokens) for row in stored if row.problem is None]
@@ -181,7 +185,7 @@ def _sweep(parser, store_args, data_args, args, model_args, selection):
     folder = Path(args.output_dir)
     file = SegmentGains(folder / "gains.jsonl", lambda: model_args.load(model_args.dtype), args.confidence)
     with contextlib.closing(file) as gains:
-        sweeps, report = _sweeps(readers, rows, gains, args, selection)
+        sweeps, verdicts, report = _sweeps(readers, rows, gains, args, selection)
     for line in ranking_lines(sweeps):
         say(line)
     write_json(folder / "tune.json", report)
@@ -191,22 +195,28 @@ def _sweep(parser, store_args, data_args, args, model_args, selection):
         draw_sweeps(sweeps, folder / "tune.png", (selection.tau, selection.beta), CONFIDENCES[args.confidence])
     except ImportError as error:
         raise UserError("the heat map is drawn with matplotlib. Install it: pip install matplotlib") from error
-    say(f"Table and heat map: {folder / 'tune.json'}, {folder / 'tune.png'}")
+    note(f"Table and heat map: {folder / 'tune.json'}, {folder / 'tune.png'}")
+    say(*verdicts)
 
 
 def _sweeps(readers, rows, gains, args, selection):
-    """A sweep for each store and scale by title, and what `tune.json` says of them."""
+    """A sweep for each store and scale by title, a sentence for each store, and what `tune.json` says of them."""
     taus, betas = sorted(args.taus or TAUS), sorted(args.betas or BETAS)
-    sweeps, report = {}, []
+    unit = CONFIDENCES[args.confidence]
+    sweeps, verdicts, report = {}, [], []
     for reader in readers:
         scored = _scored_traces(reader, rows, gains)
+        of_store = {}
         for scale in args.scales:
             sweep = sweep_thresholds(scored, replace(selection, consistency_scale=scale), taus, betas)
             title = f"{Path(reader.name).name}, {scale}" if len(readers) > 1 else scale
-            sweeps[title] = sweep
-            say(*sweep_lines(title, sweep, selection, CONFIDENCES[args.confidence], len(scored)))
-            report.append({"store": reader.name, "scale": scale, "traces": len(scored), **asdict(sweep)})
-    return sweeps, report
+            sweeps[title] = of_store[scale] = sweep
+            say(*sweep_lines(title, sweep, selection, unit, len(scored)))
+            report.append({"store": reader.name, "scale": scale, "traces": len(scored), **sweep.figures})
+        found = challenge(of_store, selection.consistency_scale, selection.tau, selection.beta)
+        store = f"{Path(reader.name).name}: " if len(readers) > 1 else ""
+        verdicts.append(f"{store}{challenge_sentence(found, selection, unit)}")
+    return sweeps, verdicts, report
 
 
 def _scored_traces(reader: StoreReader, rows, gains: SegmentGains) -> list[ScoredTrace]:

@@ -1,19 +1,32 @@
 """
 Decoding with the continuous batching of transformers: paged memory, CUDA graphs, a new output where one has ended.
 
-On an accelerator this is the fast way without vLLM. On CPU the decoder of this package is faster
-(`benchmarks/decoding.py --compare`).
+On a GPU with FlashAttention this is meant to be the fast way without vLLM. Without FlashAttention every token is
+compared with those of all other outputs and nothing is captured in a graph, and the decoder of this package is faster,
+as it is on CPU (`benchmarks/decoding.py --compare`).
 """
 
 from collections.abc import Iterator, Sequence
 
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from .generation import DecodingConfig, Output, Request, most_positions, split_by_room
 
 
 # Tokens of a page, and what one pass takes on CPU, where nobody says how much memory there is to fill
 _CPU_PAGE, _CPU_PASS = 32, 256
+
+
+def has_paged_attention() -> bool:
+    """
+    Whether continuous batching can read each output's own pages, which takes FlashAttention on a GPU.
+
+    Returns:
+        `bool`: As transformers itself decides, so also where it would fetch the kernels.
+    """
+    available = (is_flash_attn_3_available, is_flash_attn_2_available)
+    return any(check(kernels_fallback_ok=True) for check in available)
 
 
 class ContinuousDecoder:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..selection import SelectionConfig, always_trained
+
 
 USEFUL_ROLES = ("useful", "useful_indirect", "correction", "correction_indirect")
 
@@ -47,6 +49,9 @@ class SelectionQuality:
         auc (`float`):
             Probability that of a useful and a redundant segment of the same trace the useful one is the stronger (a
             tie counts half). NaN without such a pair.
+        precision_by_chance, recall_by_chance, f1_by_chance (`float`):
+            What draws at random are expected to reach: as many segments of each trace as are kept, the same ends among
+            them. The area by chance is 0.5.
         roles (`dict[str, RoleQuality]`):
             The same by role, in order of first appearance.
     """
@@ -56,6 +61,9 @@ class SelectionQuality:
     recall: float = float("nan")
     f1: float = 0.0
     auc: float = float("nan")
+    precision_by_chance: float = float("nan")
+    recall_by_chance: float = float("nan")
+    f1_by_chance: float = 0.0
     roles: dict[str, RoleQuality] = field(default_factory=dict)
 
 
@@ -63,6 +71,7 @@ def selection_quality(
     compared: Iterable[tuple[Sequence[str], np.ndarray, np.ndarray]],
     useful_roles: Collection[str] = USEFUL_ROLES,
     ignored_roles: Collection[str] = (),
+    config: SelectionConfig | None = None,
 ) -> SelectionQuality:
     """
     Compare selections with the roles of the segments.
@@ -75,6 +84,9 @@ def selection_quality(
             Roles that count as useful. Defaults to those of the tiny world.
         ignored_roles (`Collection[str]`, *optional*, defaults to `()`):
             Roles that count neither way.
+        config ([`~trl_segment.SelectionConfig`], *optional*):
+            Says which ends are always kept, so that draws at random keep them too, as with `selection="random"`. By
+            default none is.
 
     Returns:
         [`SelectionQuality`]: Counts are pooled over traces; pairs for the areas are of segments of the same trace.
@@ -84,6 +96,7 @@ def selection_quality(
     """
     result = SelectionQuality()
     kept_useful = kept_all = useful_all = 0
+    useful_by_chance = 0.0
     wins: dict[str | None, list[float]] = {None: [0.0, 0.0]}
     for roles, kept, strength in compared:
         if not len(roles) == len(kept) == len(strength):
@@ -98,6 +111,11 @@ def selection_quality(
         kept_useful += int((kept & useful & counted).sum())
         kept_all += int((kept & counted).sum())
         useful_all += int((useful & counted).sum())
+        fixed = np.zeros(len(roles), dtype=bool) if config is None else always_trained(len(roles), config) & kept
+        free = ~fixed & counted
+        useful_by_chance += (fixed & useful & counted).sum()
+        if free.any():
+            useful_by_chance += (kept & free).sum() * (useful & free).sum() / free.sum()
         for role in dict.fromkeys(roles):
             of_role = np.array([other == role for other in roles])
             entry = result.roles.setdefault(role, RoleQuality())
@@ -115,10 +133,13 @@ def selection_quality(
 
     if kept_all:
         result.precision = kept_useful / kept_all
+        result.precision_by_chance = useful_by_chance / kept_all
     if useful_all:
         result.recall = kept_useful / useful_all
-    if kept_useful:
+        result.recall_by_chance = useful_by_chance / useful_all
+    if kept_all + useful_all:
         result.f1 = 2 * kept_useful / (kept_all + useful_all)
+        result.f1_by_chance = 2 * useful_by_chance / (kept_all + useful_all)
     for role, (won, pairs) in wins.items():
         if pairs:
             if role is None:
@@ -145,7 +166,7 @@ def describe_quality(quality: SelectionQuality, useful_roles: Collection[str] = 
             Roles that counted as useful; they come first and carry a star.
 
     Returns:
-        `str`: One line per role and two for the whole.
+        `str`: One line per role and three for the whole.
     """
     lines = [f"{'role':<22} {'segments':>8} {'kept':>8} {'share':>6} {'AUC':>6}"]
     for role in sorted(quality.roles, key=lambda role: role not in useful_roles):
@@ -155,8 +176,13 @@ def describe_quality(quality: SelectionQuality, useful_roles: Collection[str] = 
             f"{name:<22} {entry.segments:>8,} {entry.kept:>8,} {entry.kept / entry.segments:>6.1%} {entry.auc:>6.3f}"
         )
     lines.append("* counted as useful; AUC: a useful segment is stronger than a redundant one of the same trace")
-    lines.append(
-        f"{quality.traces} traces: precision {quality.precision:.3f}, recall {quality.recall:.3f}, "
-        f"F1 {quality.f1:.3f}, AUC {quality.auc:.3f}"
-    )
+    figures = {
+        "precision": (quality.precision, quality.precision_by_chance),
+        "recall": (quality.recall, quality.recall_by_chance),
+        "F1": (quality.f1, quality.f1_by_chance),
+        "AUC": (quality.auc, 0.5),
+    }
+    shown = ", ".join(f"{name} {value:.3f} (by chance {chance:.3f})" for name, (value, chance) in figures.items())
+    lines.append(f"{quality.traces} traces: {shown}")
+    lines.append("by chance: as many segments of each trace, drawn at random but for the ends that are always kept")
     return "\n".join(lines)

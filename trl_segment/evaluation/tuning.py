@@ -8,7 +8,8 @@ where the paper samples answers. Always-trained segments are left out on both si
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -68,6 +69,9 @@ class Sweep:
         overlap (`np.ndarray`):
             Mean Jaccard index of a pair's selection with those of its neighbours (one threshold one step away), over
             traces and neighbours, shape (taus, betas). Always-trained segments do not count.
+        resampled, held_out (`np.ndarray`):
+            Gap on each resample of the traces, and on the traces that the resample lacks, shape (resamples, taus,
+            betas). Sweeps over as many traces with the same seed have the same resamples.
     """
 
     taus: tuple[float, ...]
@@ -83,6 +87,39 @@ class Sweep:
     chosen: np.ndarray
     equal: np.ndarray
     overlap: np.ndarray
+    resampled: np.ndarray
+    held_out: np.ndarray
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Everything but the single resamples, as plain values by name."""
+        return {name: value for name, value in asdict(self).items() if name not in ("resampled", "held_out")}
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """
+    The best pair of several sweeps against the one in use.
+
+    Args:
+        title (`str`):
+            Title of the sweep that the best pair is of.
+        tau, beta (`float`):
+            The best pair.
+        gain ([`Estimate`]):
+            What the pair that is best on resampled traces has more of the gap than the pair in use, on the traces that
+            the resample lacks, in the unit of the gains. NaN where there are too few traces to leave any out.
+    """
+
+    title: str
+    tau: float
+    beta: float
+    gain: Estimate
+
+    @property
+    def clear(self) -> bool:
+        """Whether the best pair is better by more than the traces' chance: the interval of the gain is above 0."""
+        return self.gain.low > 0
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> float:
@@ -199,7 +236,53 @@ def sweep_thresholds(
         chosen=chosen,
         equal=equal,
         overlap=overlap / len(traces),
+        resampled=resampled,
+        held_out=held_out,
     )
+
+
+def challenge(sweeps: Mapping[str, Sweep], title: str, tau: float, beta: float) -> Challenge | None:
+    """
+    Ask whether any pair of several sweeps is better than the one in use.
+
+    The largest of many gaps is too large by itself, and so is its distance to any other. So the pair is chosen on
+    resampled traces and compared on the traces that the resample lacks.
+
+    Args:
+        sweeps (`Mapping[str, Sweep]`):
+            Sweeps over the same traces by title, e.g. one for each scale of the consistency.
+        title (`str`):
+            Title of the sweep that the pair in use is of.
+        tau (`float`):
+            The pair in use.
+        beta (`float`):
+            The pair in use.
+
+    Returns:
+        [`Challenge`] or `None`: `None` if the pair in use is not in its sweep, or cannot be judged.
+    """
+    used = sweeps.get(title)
+    if used is None or tau not in used.taus or beta not in used.betas:
+        return None
+    place = used.taus.index(tau), used.betas.index(beta)
+    if not used.eligible[place]:
+        return None
+    flat = {name: np.where(sweep.eligible, sweep.gap, -np.inf).ravel() for name, sweep in sweeps.items()}
+    best = max(flat, key=lambda name: flat[name].max())
+    i, j = np.unravel_index(int(flat[best].argmax()), sweeps[best].gap.shape)
+    resamples = len(used.resampled)
+    judged = [np.where(sweep.eligible, sweep.resampled, -np.inf).reshape(resamples, -1) for sweep in sweeps.values()]
+    # A resample has no gap where nothing of it is kept, or nothing dropped
+    choices = np.concatenate(judged, axis=1)
+    choices[np.isnan(choices)] = -np.inf
+    winners = choices.argmax(axis=1)
+    left_out = np.concatenate([sweep.held_out.reshape(resamples, -1) for sweep in sweeps.values()], axis=1)
+    gains = left_out[np.arange(resamples), winners] - used.held_out[:, place[0], place[1]]
+    gains = gains[~np.isnan(gains) & (choices.max(axis=1) > -np.inf)]
+    gain = Estimate(float("nan"), float("nan"), float("nan"))
+    if len(gains):
+        gain = Estimate(float(gains.mean()), *map(float, np.quantile(gains, [0.025, 0.975])))
+    return Challenge(best, sweeps[best].taus[i], sweeps[best].betas[j], gain)
 
 
 def _gap(sums: np.ndarray) -> np.ndarray:

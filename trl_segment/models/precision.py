@@ -10,10 +10,6 @@ from .inspection import unwrap_adapter
 from .sharding import is_sharded
 
 
-# "auto" is that of the weights; "tf32" are float32 weights whose products a GPU makes in TF32
-PRECISIONS = ("auto", "bfloat16", "float16", "float32", "tf32")
-
-
 def precision_of(model: PreTrainedModel) -> str:
     """
     The precision that a model computes in without autocast.
@@ -23,7 +19,7 @@ def precision_of(model: PreTrainedModel) -> str:
             The model.
 
     Returns:
-        `str`: One of [`PRECISIONS`] but `"auto"`, or the name of another dtype.
+        `str`: One of [`~trl_segment.precisions.PRECISIONS`] but `"auto"`, or the name of another dtype.
     """
     name = str(model.dtype).removeprefix("torch.")
     on_cuda = model.get_input_embeddings().weight.device.type == "cuda"
@@ -37,7 +33,7 @@ def split_precision(precision: str | None) -> tuple[str | None, bool]:
 
     Args:
         precision (`str` or `None`):
-            One of [`PRECISIONS`].
+            One of [`~trl_segment.precisions.PRECISIONS`].
 
     Returns:
         `tuple[str | None, bool]`: The `dtype` of `from_pretrained`, and whether it is `"tf32"`.
@@ -109,7 +105,7 @@ def in_precision(model: PreTrainedModel, precision: str) -> Iterator[None]:
         model ([`~transformers.PreTrainedModel`]):
             Unwrapped model.
         precision (`str`):
-            One of [`PRECISIONS`].
+            One of [`~trl_segment.precisions.PRECISIONS`].
 
     Raises:
         `ValueError`: If the model is quantized or spread over processes, if there is no TF32 here, or if a weight has

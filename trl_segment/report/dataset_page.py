@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +14,41 @@ from ..printing import json_ready
 from .figures import DARK, GROUP_LABELS, LIGHT, curve_quantiles, draw_figures
 from .page import render_page
 from .statistics import CURVE_GRID, GAP_EDGES, GROUPS, REPETITION_EDGES, DatasetStatistics
+from .trace_list import list_data
+from .verdicts import RELIABILITY, describe_dataset
 
 
 _MOST_NAMES = 12
 _MOST_ROWS = 20
 _EXAMPLE_CHARACTERS = 900
 
+# Heading of each figure, and the term that it is about
 _FIGURES = {
-    "cumulative_attribution": "Where the attribution is",
-    "position": "Kept by position",
-    "sufficiency": "Kept segments alone",
-    "necessity": "Without the kept segments",
-    "strength": "Strength",
-    "consistency": "Consistency",
-    "consistency_by_length": "Consistency and length",
-    "length": "Length",
-    "openers": "Kept by opening word",
-    "roles": "Kept by known role",
-    "repetition": "Repetition",
-    "completeness": "Completeness",
-    "evaluations": "Gradient evaluations",
+    "cumulative_attribution": ("Where the attribution is", "needed"),
+    "position": ("Kept by position", "position"),
+    "sufficiency": ("Kept segments alone", "sufficiency"),
+    "necessity": ("Without the kept segments", "necessity"),
+    "strength": ("Strength", "strength"),
+    "consistency": ("Consistency", "consistency"),
+    "consistency_by_length": ("Consistency and length", "consistency"),
+    "length": ("Length", None),
+    "openers": ("Kept by opening word", None),
+    "roles": ("Kept by known role", "role"),
+    "repetition": ("Repetition", "repetition"),
+    "completeness": ("Completeness", "completeness"),
+    "evaluations": ("Gradient evaluations", "evaluations"),
 }
 
 
 def write_report(
-    statistics: DatasetStatistics, folder: str | os.PathLike, title: str, settings: Mapping[str, Any] | None = None
+    statistics: DatasetStatistics,
+    folder: str | os.PathLike,
+    title: str,
+    settings: Mapping[str, Any] | None = None,
+    pages: Collection[int] = (),
 ) -> Path:
     """
-    Write a page, its figures as files of their own, and all numbers.
+    Write the page of a dataset, its figures as files of their own, and all numbers.
 
     Args:
         statistics ([`~trl_segment.report.statistics.DatasetStatistics`]):
@@ -53,6 +60,8 @@ def write_report(
             What the report is about.
         settings (`Mapping`, *optional*):
             What made the scores.
+        pages (`Collection[int]`, *optional*):
+            Numbers of the rows that [`~trl_segment.report.trace_list.TracePages`] has written a page of.
 
     Returns:
         `Path`: The page.
@@ -67,21 +76,24 @@ def write_report(
             (folder / "figures" / f"{name}.svg").write_bytes(light[name])
             (folder / "figures" / f"{name}.png").write_bytes(pictures[name])
             finding = describe_figure(name, statistics)
-            figures.append((_FIGURES[name], finding, _data_uri(light[name]), _data_uri(dark[name])))
+            figures.append((*_FIGURES[name], finding, _data_uri(light[name]), _data_uri(dark[name])))
     (folder / "statistics.json").write_text(json.dumps(json_ready(statistics.to_dict()), indent=1), encoding="utf-8")
     page = render_page(
         "dataset.html.jinja",
         ("common.css", "dataset.css"),
-        (),
+        ("common.js", "dataset.js"),
         title=title,
+        verdict=describe_dataset(statistics),
         statistics=statistics,
         facts=_facts(statistics),
         figures=figures,
-        group_labels=GROUP_LABELS,
+        group_labels=[label for label, count in zip(GROUP_LABELS, statistics.segments, strict=True) if count],
         tables=_tables(statistics),
         skipped=[(reason, len(names), _names(names)) for reason, names in statistics.skipped.items()],
         missing=_names(statistics.missing),
         examples=_examples(statistics),
+        notes=list_notes(statistics, len(pages)),
+        data=json_ready({**list_data(statistics.listed, pages), "reliability": RELIABILITY}),
         settings={key: str(value) for key, value in (settings or {}).items()},
     )
     (folder / "index.html").write_text(page, encoding="utf-8", newline="\n")
@@ -118,9 +130,10 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
     if name == "consistency":
         dropped = share["one-sided"]
         among = dropped / max(dropped + share["kept"], 1e-9)
+        compared = {"absolute": "consistency", "chance": "consistency over chance", "rank": "rank of consistency"}
         return (
             f"{dropped:.1%} of the segments, {among:.1%} of those strong enough or at an end, are dropped for a "
-            f"consistency above beta {config.beta:g}."
+            f"{compared[config.consistency_scale]} above beta {config.beta:g}."
         )
     if name in ("sufficiency", "necessity"):
         return _describe_comparison(name, statistics.faithfulness)
@@ -137,7 +150,7 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
         )
     if name == "length":
         mean = statistics.tokens / np.maximum(statistics.segments, 1)
-        return f"Mean tokens: {_by_group(mean, '.0f')}."
+        return f"Mean tokens: {_by_group(mean, '.0f', statistics)}."
     if name == "openers":
         return "How much is kept of the segments that open with a word; in brackets how many there are."
     if name == "roles":
@@ -145,7 +158,9 @@ def describe_figure(name: str, statistics: DatasetStatistics) -> str:
     if name == "repetition":
         high = statistics.repetition[:, REPETITION_EDGES[:-1] >= 0.5 - 1e-9].sum(axis=1)
         repeated = high / np.maximum(statistics.repetition.sum(axis=1), 1)
-        return f"At least half of the text stood before, in question or trace: {_by_group(repeated, '.0%')}."
+        return (
+            f"At least half of the text stood before, in question or trace: {_by_group(repeated, '.0%', statistics)}."
+        )
     if name == "completeness":
         over = statistics.gaps[GAP_EDGES[:-1] >= -2 - 1e-9].sum()
         return (
@@ -170,9 +185,11 @@ def _describe_comparison(name, summary):
     )
 
 
-def _by_group(values, number_format):
-    named = zip(values, GROUP_LABELS, strict=True)
-    return ", ".join(f"{value:{number_format}} {label.replace(', ', ' as ')}" for value, label in named)
+def _by_group(values, number_format, statistics):
+    named = zip(values, GROUP_LABELS, statistics.segments, strict=True)
+    return ", ".join(
+        f"{value:{number_format}} {label.replace(', ', ' as ')}" for value, label, count in named if count
+    )
 
 
 def _facts(statistics):
@@ -182,19 +199,46 @@ def _facts(statistics):
     settled = integrated - len(statistics.reliability.unsettled)
     unread = len(statistics.reliability.unread)
     return [
-        (f"{statistics.traces:,}", "traces attributed"),
-        *([(f"{settled:,}", f"of {integrated:,} have settled attributions")] if integrated else []),
-        *([(f"{unread:,}", "traces whose reasoning does not raise the answer")] if unread else []),
-        (f"{kept:,}", f"of {kept + dropped:,} segments trained ({kept / max(kept + dropped, 1):.1%})"),
-        (f"{tokens[0] / max(tokens.sum(), 1):.1%}", f"of {tokens.sum():,} reasoning tokens trained"),
-        (f"{statistics.negative:,}", "kept segments lower the answer's log-probability"),
-        (f"{sum(map(len, statistics.skipped.values())):,}", "traces trained in full"),
+        (f"{statistics.traces:,}", "traces attributed", None),
+        *([(f"{settled:,}", f"of {integrated:,} have settled attributions", "settled")] if integrated else []),
+        *([(f"{unread:,}", "traces whose reasoning does not raise the answer", "gain")] if unread else []),
+        (f"{kept:,}", f"of {kept + dropped:,} segments trained ({kept / max(kept + dropped, 1):.1%})", "trained"),
+        (f"{tokens[0] / max(tokens.sum(), 1):.1%}", f"of {tokens.sum():,} reasoning tokens trained", "kept_tokens"),
+        (f"{statistics.negative:,}", "kept segments lower the answer's log-probability", "sum"),
+        (f"{sum(map(len, statistics.skipped.values())):,}", "traces trained in full", "in_full"),
     ]
+
+
+def list_notes(statistics: DatasetStatistics, pages: int) -> list[str]:
+    """
+    What the list of traces and its links leave out.
+
+    Args:
+        statistics ([`~trl_segment.report.statistics.DatasetStatistics`]):
+            The numbers.
+        pages (`int`):
+            Number of traces that have a page.
+
+    Returns:
+        `list[str]`: A sentence for each thing; empty if nothing is left out.
+    """
+    rows = statistics.traces + sum(map(len, statistics.skipped.values())) + len(statistics.missing)
+    listed, notes = len(statistics.listed), []
+    if listed < rows:
+        notes.append(f"The list has the first {listed:,} of {rows:,} traces; figures and numbers are of all.")
+    if not statistics.has_text:
+        notes.append("No trace has a page of its own, since the store holds no text: pass --dataset_name.")
+    elif pages < rows - len(statistics.missing):
+        notes.append(
+            f"{pages:,} of {rows:,} traces have a page of their own. --trace_pages N writes more, and `trl-segment "
+            "inspect --trace ID --html FILE` writes any one."
+        )
+    return notes
 
 
 def _tables(statistics):
     """Titles, what the first column names, rows (name, segments, share of each group), how many are left out."""
-    tables = []
+    tables, present = [], statistics.segments > 0
     for title, heading, groups in (
         ("By opening word", "opens with", statistics.openers),
         ("By known role", "role", statistics.roles),
@@ -202,7 +246,7 @@ def _tables(statistics):
         if groups:
             ordered = sorted(groups.items(), key=lambda item: (-item[1].sum(), item[0]))
             rows = [
-                (name, [f"{count.sum():,}", *(f"{share:.1%}" for share in count / count.sum())])
+                (name, [f"{count.sum():,}", *(f"{share:.1%}" for share in count[present] / count.sum())])
                 for name, count in ordered[:_MOST_ROWS]
             ]
             tables.append((title, heading, rows, len(ordered) - len(rows)))

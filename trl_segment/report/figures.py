@@ -28,7 +28,9 @@ from .statistics import (
 
 _MOST_BARS = 12
 _FEWEST_SEGMENTS_OF_MEAN = 5
-_LEGEND_CHARACTERS = 50
+_LONGEST_NAME = 30
+# Of a figure's width: the fonts of a reader may be wider than ours
+_LEGEND_SHARE = 0.95
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Theme:
     accent: str
 
 
-LIGHT = Theme("#1d2126", "#626973", "#e2e3e0", ("#19b388", "#c3c7cc", "#e8924a", "#b05fc4"), "#2f6df0")
-DARK = Theme("#e4e7eb", "#98a1ad", "#2f363f", ("#23b98b", "#59616b", "#d9772f", "#b672c8"), "#6f9dff")
+LIGHT = Theme("#1d2126", "#626973", "#e2e3e0", ("#119c76", "#8c939c", "#d9772f", "#b05fc4"), "#2f6df0")
+DARK = Theme("#e4e7eb", "#98a1ad", "#2f363f", ("#23b98b", "#6e7883", "#d9772f", "#b672c8"), "#6f9dff")
 GROUP_LABELS = tuple(group if group == "kept" else f"dropped, {group}" for group in GROUPS)
 
 
@@ -96,14 +98,11 @@ def draw_figures(statistics: DatasetStatistics, theme: Theme, file_format: str) 
         # The reader's fonts may have what ours lack
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         for name, draw in _figures(statistics).items():
-            figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+            figure = Figure(figsize=(4.4, 3.1), layout="constrained")
             FigureCanvasAgg(figure)
             axes = figure.subplots()
             draw(axes, statistics, theme)
-            labels = axes.get_legend_handles_labels()[1]
-            # Four columns of long labels would leave the figure
-            columns = 4 if len("".join(labels)) <= _LEGEND_CHARACTERS else 3
-            figure.legend(loc="outside upper left", ncols=columns, columnspacing=1.4, handlelength=1.4)
+            _add_legend(figure)
             sink = io.BytesIO()
             if file_format == "svg":
                 figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
@@ -111,6 +110,15 @@ def draw_figures(statistics: DatasetStatistics, theme: Theme, file_format: str) 
                 figure.savefig(sink, format=file_format, facecolor="white", dpi=160)
             drawn[name] = sink.getvalue()
     return drawn
+
+
+def _add_legend(figure):
+    """A legend above the axes with as many columns as the figure has room for."""
+    for columns in range(4, 0, -1):
+        legend = figure.legend(loc="outside upper left", ncols=columns, columnspacing=1.4, handlelength=1.4)
+        if columns == 1 or legend.get_window_extent().width <= _LEGEND_SHARE * figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _figures(statistics) -> dict[str, Callable[[Axes, DatasetStatistics, Theme], None]]:
@@ -181,8 +189,9 @@ def _draw_strength(axes, statistics, theme):
 
 def _draw_consistency(axes, statistics, theme):
     _stack(axes, CONSISTENCY_EDGES, statistics.consistency, theme)
-    beta = statistics.thresholds.beta
-    axes.axvline(beta, color=theme.accent, lw=1, ls="--", label=f"beta {beta:g}")
+    if statistics.thresholds.consistency_scale == "absolute":  # else beta is none of this axis
+        beta = statistics.thresholds.beta
+        axes.axvline(beta, color=theme.accent, lw=1, ls="--", label=f"beta {beta:g}")
     axes.set(xlabel="direction consistency", ylabel="segments", xlim=(0, 1))
 
 
@@ -193,8 +202,9 @@ def _draw_consistency_by_length(axes, statistics, theme):
     mean = statistics.consistency_by_length[enough] / counts[enough]
     axes.plot(tokens[enough], mean, "o-", color=theme.groups[0], ms=4, label="mean of the segments")
     axes.plot(tokens[enough], _random_signs(tokens[enough]), color=theme.muted, ls=":", label="random signs")
-    beta = statistics.thresholds.beta
-    axes.axhline(beta, color=theme.accent, lw=1, ls="--", label=f"beta {beta:g}")
+    if statistics.thresholds.consistency_scale == "absolute":
+        beta = statistics.thresholds.beta
+        axes.axhline(beta, color=theme.accent, lw=1, ls="--", label=f"beta {beta:g}")
     _scale_tokens(axes, statistics)
     axes.set(ylabel="direction consistency", ylim=(0, 1.02))
 
@@ -251,9 +261,14 @@ def _bars(axes, groups, theme):
     shares = counts / counts.sum(axis=1, keepdims=True)
     left = np.zeros(len(most))
     for share, label, color in zip(shares.T, GROUP_LABELS, theme.groups, strict=True):
+        if not share.any():
+            continue
         axes.barh(range(len(most)), share, left=left, color=color, height=0.72, label=label)
         left += share
-    axes.set_yticks(range(len(most)), [f"{printable(name)} ({count.sum():,})" for name, count in most])
+    # The page's table has long names whole
+    names = [printable(name) for name, _ in most]
+    names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names]
+    axes.set_yticks(range(len(most)), [f"{name} ({count.sum():,})" for name, count in zip(names, counts, strict=True)])
     axes.grid(axis="y", visible=False)
     axes.set(xlabel="share of the segments", xlim=(0, 1))
 
@@ -310,5 +325,7 @@ def _draw_evaluations(axes, statistics, theme):
 def _stack(axes, edges, counts, theme):
     base = np.zeros(counts.shape[1])
     for group, label, color in zip(counts, GROUP_LABELS, theme.groups, strict=True):
+        if not group.any():
+            continue
         axes.stairs(base + group, edges, baseline=base, color=color, fill=True, label=label)
         base = base + group

@@ -7,6 +7,7 @@ hash and forbids everything else, so that even a mistake in the first two would 
 """
 
 import base64
+import functools
 import hashlib
 from importlib.resources import files
 from typing import Any
@@ -15,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..printing import printable
+from .definitions import DEFINITIONS
 
 
 def render_page(template: str, style: tuple[str, ...], script: tuple[str, ...], **values: Any) -> str:
@@ -34,14 +36,6 @@ def render_page(template: str, style: tuple[str, ...], script: tuple[str, ...], 
     Returns:
         `str`: The page.
     """
-    environment = Environment(
-        loader=PackageLoader("trl_segment.report"),
-        autoescape=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     css, js = (_own_source(names) for names in (style, script))
     policy = "; ".join(
         [
@@ -56,10 +50,25 @@ def render_page(template: str, style: tuple[str, ...], script: tuple[str, ...], 
             "trusted-types 'none'",
         ]
     )
-    return environment.get_template(template).render(policy=policy, css=css, js=js, **values)
+    return (
+        _environment().get_template(template).render(policy=policy, css=css, js=js, definitions=DEFINITIONS, **values)
+    )
 
 
-def _own_source(names) -> Markup:
+@functools.cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("trl_segment.report"),
+        autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+@functools.cache
+def _own_source(names: tuple[str, ...]) -> Markup:
     folder = files("trl_segment.report").joinpath("templates")
     return Markup("\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names))
 

@@ -18,6 +18,7 @@ from ..evaluation.faithfulness import FaithfulnessSummary
 from ..selection import DROPPED_BY_CHANCE, VERDICTS, ReliabilityCount, SelectionConfig, select
 from ..store import StoredAttribution
 from ..traces import RETRO_SEARCH_KEYWORDS, Trace
+from .verdicts import reliability_of
 
 
 # Kept, or why dropped, in the order of the rows of all counts below
@@ -49,6 +50,10 @@ _BINS = {
     "curve": [CURVE_GRID, CURVE_EDGES],
     "share_for_80": CURVE_GRID,
 }
+
+NOT_IN_THE_STORE = "not in the store"
+# Rows that a page's list holds: some 5 MB
+MOST_LISTED = 50_000
 
 # Characters of a window that counts as repeated: about four words
 REPETITION_WINDOW = 20
@@ -97,6 +102,43 @@ class Example:
     consistency: float
     sum_signed: float
     repeated: float
+
+
+@dataclass
+class ListedTrace:
+    """
+    A trace in the list of a report. All but the first two are `None` where they are not known.
+
+    Args:
+        number (`int`):
+            Number of its row, from 0.
+        name (`str`):
+            Its name.
+        reason (`str`, *optional*):
+            Why it has no scores.
+        segments, kept_segments, tokens, kept_tokens (`int`, *optional*):
+            Segments and reasoning tokens, and those that are kept.
+        strength (`float`, *optional*):
+            Mean strength of its segments.
+        needed (`float`, *optional*):
+            Share of its segments, strongest first, that holds 80 % of its strength.
+        gain (`float`, *optional*):
+            By how much the reasoning raises the answer's log-probability, in nats.
+        reliability (`str`, *optional*):
+            One of [`~trl_segment.report.verdicts.RELIABILITY`].
+    """
+
+    number: int
+    name: str
+    reason: str | None = None
+    segments: int | None = None
+    kept_segments: int | None = None
+    tokens: int | None = None
+    kept_tokens: int | None = None
+    strength: float | None = None
+    needed: float | None = None
+    gain: float | None = None
+    reliability: str | None = None
 
 
 @dataclass
@@ -149,6 +191,8 @@ class DatasetStatistics:
             Per group the most telling segments, the most telling one first.
         has_text (`bool`):
             Whether the traces came with their text: without it there are no openers, repetition, examples.
+        listed (`list[ListedTrace]`):
+            The first `MOST_LISTED` rows, one by one.
         faithfulness ([`~trl_segment.evaluation.faithfulness.FaithfulnessSummary`] or `None`):
             Sufficiency and necessity of the selection, where a model measured them.
     """
@@ -182,14 +226,15 @@ class DatasetStatistics:
     roles: dict[str, np.ndarray] = field(default_factory=dict)
     examples: dict[str, list[Example]] = field(default_factory=lambda: {group: [] for group in GROUPS})
     has_text: bool = False
+    listed: list[ListedTrace] = field(default_factory=list)
     faithfulness: FaithfulnessSummary | None = None
 
     def to_dict(self) -> dict:
-        """All counts under their names, without the texts of the examples, and the edges of the bins."""
+        """All counts under their names, without the list and the texts of the examples, and the edges of the bins."""
         counts = {
             entry.name: getattr(self, entry.name)
             for entry in fields(self)
-            if entry.name not in ("thresholds", "examples", "reliability", "faithfulness")
+            if entry.name not in ("thresholds", "examples", "listed", "reliability", "faithfulness")
         }
         if self.faithfulness is not None:
             counts["faithfulness"] = asdict(self.faithfulness)
@@ -234,13 +279,19 @@ def collect_statistics(
     statistics = DatasetStatistics(thresholds=config)
     tie = itertools.count()  # heaps must not compare texts
     heaps: dict[str, list] = {group: [] for group in GROUPS}
-    for name, trace, row, roles in rows:
+    for number, (name, trace, row, roles) in enumerate(rows):
+        listed = ListedTrace(number, name)
+        if number < MOST_LISTED:
+            statistics.listed.append(listed)
+        statistics.has_text |= trace is not None
         if row is None:
             statistics.missing.append(name)
+            listed.reason = NOT_IN_THE_STORE
         elif row.problem is not None:
             statistics.skipped.setdefault(row.problem, []).append(name)
+            listed.reason = row.problem
         else:
-            for group, example in _add(statistics, name, trace, row, roles).items():
+            for group, example in _add(statistics, listed, trace, row, roles).items():
                 heapq.heappush(heaps[group], (example.score, -next(tie), example))
                 if len(heaps[group]) > num_examples:
                     heapq.heappop(heaps[group])
@@ -294,9 +345,9 @@ def opening_of(text: str, index: int) -> str:
     return match[0][:30] if match else "(empty)"
 
 
-def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
-    """Count one trace; per group its most telling segment."""
-    config = statistics.thresholds
+def _add(statistics, listed, trace, row, roles) -> dict[str, Example]:
+    """Count one trace, and fill in what the list says of it; per group its most telling segment."""
+    config, name = statistics.thresholds, listed.name
     scores = row.segment_scores
     verdicts = select(scores, config, row.key).verdicts
     groups = np.array([_GROUP_OF[verdict] for verdict in verdicts])
@@ -328,6 +379,11 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
     np.add.at(statistics.curve, (np.arange(len(CURVE_GRID)), _bins(curve, CURVE_EDGES)), 1)
     needed = (np.searchsorted(held, 0.8 - 1e-12)) / count
     statistics.share_for_80[_bins(np.array([needed - 1e-12]), CURVE_GRID)] += 1
+    kept = groups == 0
+    listed.segments, listed.kept_segments = count, int(kept.sum())
+    listed.tokens, listed.kept_tokens = int(num_tokens.sum()), int(num_tokens[kept].sum())
+    listed.strength, listed.needed = float(strength.mean()), float(needed)
+    listed.gain, listed.reliability = row.gain, reliability_of(row)
 
     statistics.reliability.add(name, row.reliability, row.gain)
     for counts, error in ((statistics.gaps, row.completeness_gap), (statistics.defects, row.defect)):
@@ -345,7 +401,6 @@ def _add(statistics, name, trace, row, roles) -> dict[str, Example]:
 
     if trace is None:
         return {}
-    statistics.has_text = True
     texts = trace.segment_texts
     prompt = trace.prompt if isinstance(trace.prompt, str) else str(trace.prompt[-1:])
     repeated = repeated_shares(texts, prompt)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from ..selection import SelectionConfig, select
 from ..store import StoredAttribution
 from ..traces import Trace
 from .page import render_page
+from .verdicts import describe_reliability
 
 
 # The fields of `SelectionConfig` that decide what a trace keeps: the page re-selects with them, but for a draw
@@ -30,6 +31,23 @@ PAGE_THRESHOLDS = (
 )
 
 
+@dataclass(frozen=True)
+class Neighbors:
+    """
+    What a trace's page leads to.
+
+    Args:
+        list_address (`str`):
+            Address of the page with the list of traces.
+        previous, next (`tuple[str, str]` or `None`):
+            Name and address of the trace before and the one after.
+    """
+
+    list_address: str
+    previous: tuple[str, str] | None
+    next: tuple[str, str] | None
+
+
 def render_trace_page(
     name: str,
     trace: Trace,
@@ -38,9 +56,10 @@ def render_trace_page(
     settings: Mapping[str, Any] | None = None,
     token_attributions: tuple[np.ndarray, np.ndarray] | None = None,
     roles: Sequence[str] | None = None,
+    neighbors: Neighbors | None = None,
 ) -> str:
     """
-    The page of `trl-segment inspect --html`: text, segments, scores, and the selection, which the reader can change.
+    The page of a trace: text, segments, scores, and the selection, which the reader can change.
 
     Args:
         name (`str`):
@@ -59,6 +78,8 @@ def render_trace_page(
             shaded.
         roles (`Sequence[str]`, *optional*):
             Known role of each segment, where a dataset has them. Ignored if there are not as many as segments.
+        neighbors ([`Neighbors`], *optional*):
+            Where the page leads to, if it is one of many.
 
     Returns:
         `str`: An HTML document that needs no other file and no network.
@@ -97,9 +118,15 @@ def render_trace_page(
             if field.name not in ("key", "name", "problem", "num_tokens", "sum_abs", "sum_signed", "scores")
         },
         "settings": dict(settings or {}),
+        "reliability": describe_reliability(row) if problem is None else None,
     }
     return render_page(
-        "trace.html.jinja", ("common.css", "trace.css"), ("selection.js", "trace.js"), name=name, data=json_ready(data)
+        "trace.html.jinja",
+        ("common.css", "trace.css"),
+        ("common.js", "selection.js", "trace.js"),
+        name=name,
+        neighbors=neighbors,
+        data=json_ready(data),
     )
 
 

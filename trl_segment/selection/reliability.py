@@ -77,7 +77,7 @@ class Reliability:
 LEAST_GAIN = 0.5
 
 # A run with a larger share of unsettled traces is refused where one is asked to be strict
-_MOST_UNSETTLED = 0.1
+MOST_UNSETTLED = 0.1
 
 
 @dataclass
@@ -193,5 +193,5 @@ class ReliabilityCount:
         Raises:
             `ValueError`: If that is so for more than a tenth of the traces.
         """
-        if self.traces and len(self.unsettled) > _MOST_UNSETTLED * self.traces:
+        if self.traces and len(self.unsettled) > MOST_UNSETTLED * self.traces:
             raise ValueError(f"{self.warning(options)} `attribution_strict` refuses more than a tenth.")

@@ -5,9 +5,6 @@ import os
 import re
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-
 from ..printing import get_logger
 from .files import ARRAY_NAME, PART_NAME
 from .regular import check_regular
@@ -35,7 +32,7 @@ How strongly, and in which direction, each segment of a reasoning moved the log-
 name and a hash of its text, but not the text. To train on the same traces without attributing them again:
 
 ```bash
-trl-segment sft --attributions {repo_id} --model_name_or_path ... --dataset_name ...
+trl-segment sft --attributions {repo_id} --model_name_or_path ... --dataset_name ... --max_length ...
 ```
 
 Made with:
@@ -70,6 +67,9 @@ def push_store(store_path: str | os.PathLike, repo_id: str, **hub_kwargs: Any) -
         `ValueError`: If it holds no trace.
         `RuntimeError`: If a run is writing to it.
     """
+    # Slow to import, and a store in a folder does without the Hub
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
     store = AttributionStore(store_path)
     store.compact()
     if any(store.path.glob("journal-*")):
@@ -126,6 +126,9 @@ def fetch_store(repo_id: str, **hub_kwargs: Any) -> str:
     Raises:
         `FileNotFoundError`: If there is no such dataset, or it is not a store.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
     try:
         path = snapshot_download(repo_id, repo_type="dataset", allow_patterns=["*.json", "*.arrow"], **hub_kwargs)
     except (RepositoryNotFoundError, LocalEntryNotFoundError, HFValidationError) as error:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..printing import get_logger
+from ..printing import get_logger, warn_once
 
 
 try:
@@ -45,7 +45,7 @@ def lock(descriptor: int, shared: bool = False, wait: bool = False) -> bool | No
         `bool` or `None`: Whether it is ours; `None` where there are no file locks, with a warning.
     """
     if fcntl is None:
-        logger.warning_once("This system has no file locks: run one process at a time on an attribution store.")
+        warn_once(logger, "This system has no file locks: run one process at a time on an attribution store.")
         return None
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
@@ -54,9 +54,10 @@ def lock(descriptor: int, shared: bool = False, wait: bool = False) -> bool | No
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        logger.warning_once(
+        warn_once(
+            logger,
             f"This file system has no file locks ({error.strerror}): run one job at a time on an attribution store, "
-            "or give each its own and merge them with `trl-segment merge`."
+            "or give each its own and merge them with `trl-segment merge`.",
         )
         return None
     return True

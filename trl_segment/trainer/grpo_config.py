@@ -11,6 +11,7 @@ from ..selection import SelectionConfig
 from ..selection.config import SELECTIONS, TRANSITIONS
 from ..traces.columns import COLUMN_OPTIONS
 from ..traces.statements import STATEMENTS
+from .options import name_checkpointing
 
 
 # Gradient evaluations of a completion that a scorer may cost: an update costs one
@@ -150,6 +151,7 @@ class SegmentWeightedGRPOConfig(SelectionConfig, AttributionConfig, GRPOConfig):
             )
         # The two parents mean different things by it, and one of them checks what it means
         divergence, self.beta = self.beta, 1.0
+        name_checkpointing(self, GRPOConfig)
         super().__post_init__()
         self.beta = divergence
         self._check_scorer()

@@ -48,6 +48,14 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+# What the bar of each step says
+_STEPS = {
+    "questions": "Making prompts of questions",
+    "described": "Finding segments",
+    "verbatim": "Rendering completions as they are",
+    "units": "Finding tokens of segments",
+}
+
 # Everything that decides where segments lie. `datasets` knows functions of modules by their names alone: its cached
 # steps would outlive a correction of them.
 _SHAPED_BY = [Path(row_steps.__file__), *sorted(Path(traces.__file__).parent.glob("*.py"))]
@@ -333,14 +341,22 @@ class Preparation:
         if isinstance(dataset, IterableDataset):
             return dataset.map(function, **kwargs)
         fingerprint = map_fingerprint(dataset, step, tokenizer, self.reader.described(), *parts)
-        return dataset.map(function, num_proc=self.args.dataset_num_proc, new_fingerprint=fingerprint, **kwargs)
+        return dataset.map(
+            function,
+            num_proc=self.args.dataset_num_proc,
+            new_fingerprint=fingerprint,
+            desc=_STEPS[step],
+            **kwargs,
+        )
 
     def _prune(self, dataset, cut):
         """What is left is trained in full, so that the units have done their work."""
         self.table.fill(open_store(self.args.attributions), config_of(SelectionConfig, self.args))
         num_proc = self.args.dataset_num_proc
-        dataset = dataset.map(prune, fn_kwargs={"trained": self.table.trained.numpy()}, num_proc=num_proc)
-        return dataset.map(cut_units, fn_kwargs={"cut": cut}, num_proc=num_proc)
+        dataset = dataset.map(
+            prune, fn_kwargs={"trained": self.table.trained.numpy()}, num_proc=num_proc, desc="Pruning segments"
+        )
+        return dataset.map(cut_units, fn_kwargs={"cut": cut}, num_proc=num_proc, desc="Cutting segments")
 
     def _pack(self, dataset, args, column):
         """The parent's packing drops the column of units, so these few lines stand in for it."""

@@ -13,6 +13,7 @@ from trl import SFTTrainer
 from ..attribution import AttributionConfig
 from ..configs import config_of
 from ..printing import printable
+from ..progress import is_quiet
 from ..selection import SelectionConfig
 from ..store import StoredAttribution
 from ..traces import Trace, TraceConfig
@@ -79,10 +80,12 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
     Examples:
     ```python
     >>> from datasets import load_dataset
-    >>> from trl_segment import SegmentSelectiveSFTTrainer
+    >>> from trl_segment import SegmentSelectiveSFTConfig, SegmentSelectiveSFTTrainer
 
     >>> trainer = SegmentSelectiveSFTTrainer(
-    ...     model="Qwen/Qwen2.5-1.5B-Instruct", train_dataset=load_dataset("GAIR/LIMO", split="train")
+    ...     model="Qwen/Qwen2.5-1.5B-Instruct",
+    ...     args=SegmentSelectiveSFTConfig(max_length=16384),
+    ...     train_dataset=load_dataset("GAIR/LIMO", split="train"),
     ... )
     >>> trainer.train()
     ```
@@ -229,7 +232,8 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
             self._preparation.eval_table.fill(store, config)
         summary = self.segment_table.fill(store, config)
         self._selected = (summary, store)
-        self.accelerator.print(printable(str(summary)))
+        if not is_quiet() or summary.skipped:
+            self.accelerator.print(printable(str(summary)))
         return summary
 
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):

@@ -5,11 +5,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...models.sharding import gathered, is_dtensor, is_zero3
 from ...printing import get_logger
+from ..choices import BASELINES
 
 
 logger = get_logger(__name__)
-
-BASELINES = ("pad", "eos", "zero", "mean")
 
 
 def baseline_token(model_config: PreTrainedConfig, baseline: str | int) -> int | None:

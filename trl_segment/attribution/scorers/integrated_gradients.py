@@ -21,6 +21,7 @@ from ...models.inspection import slices_logits, unwrap_adapter
 from ...models.passes import EmbeddingSwap, Passes, split_target
 from ...printing import get_logger
 from ...selection import SelectionConfig, sum_over_segments
+from ..choices import PATHS, STOPS
 from ..decision import SelectionSettled
 from ..memory import TOKENS_PER_PASS, USABLE, PassPlan, free_memory, plan_passes
 from ..quadrature import (
@@ -39,9 +40,6 @@ from .baselines import baseline_token, resolve_baseline
 
 
 logger = get_logger(__name__)
-
-PATHS = ("all", "reasoning")
-STOPS = ("tolerance", "decision")
 
 # From how many traces at the start the rule "density" learns where to place its nodes
 _DENSITY_TRACES = 8

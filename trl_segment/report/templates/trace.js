@@ -1,56 +1,10 @@
 "use strict";
 
-// Everything that comes from the trace reaches the page as a text node.
-
-const data = JSON.parse(document.getElementById("data").textContent);
 const segments = data.segments;
-const byId = (id) => document.getElementById(id);
 const state = { ...data.thresholds, sort: "index", descending: false, active: -1 };
 const views = []; // per segment: the elements that show it
 const lines = {}; // the thresholds in the plane
 let tokensMade = false;
-
-function make(name, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(name), properties);
-  element.append(...children);
-  return element;
-}
-
-function makeSvg(name, attributes = {}, ...children) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  element.append(...children);
-  return element;
-}
-
-// Control characters and those that reorder text are written out, so that nobody reads another text than is trained.
-const HIDDEN = new RegExp(
-  "[\\u0000-\\u0008\\u000b\\u000c\\u000e-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f" +
-    "\\u202a-\\u202e\\u2060-\\u206f\\ufeff\\ud800-\\udfff]",
-  "u",
-);
-
-function appendText(parent, text) {
-  let plain = "";
-  const flush = () => {
-    if (plain) parent.append(plain);
-    plain = "";
-  };
-  if (!HIDDEN.test(text)) {
-    parent.append(text);
-    return;
-  }
-  for (const character of text) {
-    if (HIDDEN.test(character)) {
-      flush();
-      const code = character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-      parent.append(make("span", { className: "control", textContent: `U+${code}` }));
-    } else {
-      plain += character;
-    }
-  }
-  flush();
-}
 
 // Blank lines at a segment's ends stay in the page's text but take no room: where what is seen starts and ends
 function visiblePart(text) {
@@ -74,11 +28,6 @@ function appendPart(parent, text, from, to, [start, end]) {
   }
 }
 
-const percent = (value, digits = 1) => `${(100 * value).toFixed(digits)} %`;
-const integer = (value) => value.toLocaleString("en-US");
-const decimal = (value, digits = 3) => (value === null ? "–" : value.toFixed(digits).replace("-", "−"));
-const short = (value) => (value === null ? "–" : Number(value.toPrecision(3)).toString().replace("-", "−"));
-
 const scored = data.problem === null;
 const strength = scored ? attributionStrength(segments) : [];
 const consistency = scored ? directionConsistency(segments) : [];
@@ -92,6 +41,45 @@ const gain = (answered ?? null) === null || (unanswered ?? null) === null ? null
 const numTokens = scored ? segments.reduce((sum, segment) => sum + segment.num_tokens, 0) : 0;
 const hasTokens = segments.some((segment) => segment.token_lengths);
 const hasRoles = segments.some((segment) => "role" in segment);
+
+// Segments of hundreds of tokens show their first lines until somebody asks for the rest
+const LONG = { tokens: 200, lines: 25, charactersPerToken: 4 };
+
+function isLong(segment) {
+  const tokens = segment.num_tokens ?? segment.text.length / LONG.charactersPerToken;
+  return tokens >= LONG.tokens || segment.text.trim().split("\n").length >= LONG.lines;
+}
+
+function fold(index, folded) {
+  const { body, fold: button } = views[index];
+  body.classList.toggle("folded", folded);
+  button.ariaExpanded = String(!folded);
+  const { num_tokens: tokens } = segments[index];
+  const size = tokens === undefined ? "the whole segment" : `all ${integer(tokens)} tokens`;
+  button.textContent = folded ? `Show ${size}` : "Fold";
+  button.ariaLabel = `${button.textContent}, segment ${index + 1}`;
+}
+
+const isFolded = ({ body }) => body.classList.contains("folded");
+
+function connectFolds() {
+  const long = views.flatMap((view, index) => (view.fold ? [index] : []));
+  const unfold = byId("unfold");
+  const name = () => (unfold.textContent = long.some((index) => isFolded(views[index])) ? "Unfold all" : "Fold all");
+  for (const index of long) {
+    views[index].fold.addEventListener("click", () => {
+      fold(index, !isFolded(views[index]));
+      name();
+    });
+  }
+  unfold.addEventListener("click", () => {
+    const folded = !long.some((index) => isFolded(views[index]));
+    for (const index of long) fold(index, folded);
+    name();
+  });
+  unfold.hidden = !long.length;
+  name();
+}
 
 function showText() {
   for (const turn of data.prompt) {
@@ -107,6 +95,7 @@ function showText() {
     appendPart(body, segment.text, 0, segment.text.length, visiblePart(segment.text));
     const section = make("article", { className: "segment", id: `s${index + 1}`, tabIndex: -1 });
     const note = make("small");
+    const words = make("div", { className: "words" }, body);
     if (scored) {
       const bar = make("span", { className: "bar" });
       bar.style.width = `${Math.max(3, (100 * strength[index]) / strongest)}%`;
@@ -124,9 +113,15 @@ function showText() {
     } else {
       section.append(make("div", { className: "gutter" }, make("b", { textContent: index + 1 })));
     }
-    section.append(body);
+    section.append(words);
     byId("segments").append(section);
     views.push({ section, body, note });
+    if (isLong(segment)) {
+      const button = make("button", { type: "button", className: "fold" });
+      words.append(button);
+      views[index].fold = button;
+      fold(index, true);
+    }
   });
   if (data.unsegmented) {
     const body = make("div", { className: "body", dir: "auto" });
@@ -140,16 +135,15 @@ function showFacts() {
   byId("log-probability").textContent = Math.abs(f_input) < 0.1 ? short(f_input) : decimal(f_input);
   byId("log-probability-label").textContent =
     f_baseline === null
-      ? "log p(answer)"
-      : `log p(answer); ${stopped_by === null ? "without reasoning" : "baseline"} ${decimal(f_baseline)}`;
+      ? ""
+      : `; ${stopped_by === null ? "without reasoning" : "baseline"} ${decimal(f_baseline)}`;
   const increase = Math.abs(f_input - f_baseline);
   const gap = completeness_gap === null || !increase ? null : Math.abs(completeness_gap) / increase;
   byId("gap").textContent = gap === null ? "–" : percent(gap, gap < 0.001 ? 3 : 1);
-  byId("gap-label").textContent =
-    (gap === null ? "no completeness gap, " : "completeness gap, ") + `${integer(evaluations)} evaluations`;
+  byId("gap-label").textContent = `${gap === null ? " not known" : ""}, ${integer(evaluations)} evaluation${evaluations === 1 ? "" : "s"}`;
   for (const [key, value] of Object.entries({ ...data.scores, ...data.settings })) {
     const shown = value !== null && typeof value === "object" ? JSON.stringify(value) : String(value);
-    byId("settings").append(make("div", {}, make("dt", { textContent: key }), make("dd", { textContent: shown })));
+    byId("settings").append(make("div", {}, appendTo("dt", key), appendTo("dd", shown)));
   }
 }
 
@@ -165,7 +159,9 @@ function showStrip() {
 }
 
 const CONSISTENCY = { absolute: "direction consistency", chance: "consistency above chance", rank: "rank of consistency" };
-const PLANE = { left: 52, right: 550, top: 10, bottom: 152 };
+// Narrow screens get a narrow plane, so that its words keep their size
+const NARROW = matchMedia("(max-width: 40rem)");
+const PLANE = { left: 52, right: NARROW.matches ? 338 : 550, top: 10, bottom: 152 };
 const scaled = scored ? scaledConsistency(segments, state.consistency_scale) : [];
 const leftmost = Math.min(0, Math.floor(4 * Math.min(0, ...scaled)) / 4); // under chance
 const planeX = (value) => PLANE.left + ((PLANE.right - PLANE.left) * (value - leftmost)) / (1 - leftmost);
@@ -175,6 +171,7 @@ const planeY = (value) => PLANE.bottom - (PLANE.bottom - PLANE.top) * Math.sqrt(
 
 function showPlane() {
   const plane = byId("plane");
+  plane.setAttribute("viewBox", `0 0 ${PLANE.right + 10} ${NARROW.matches ? 205 : 190}`);
   const meaning = CONSISTENCY[state.consistency_scale];
   lines.region = plane.appendChild(makeSvg("rect", { class: "region" }));
   for (let tick = leftmost; tick <= 1; tick += leftmost < -1 ? 0.5 : 0.25) {
@@ -195,7 +192,7 @@ function showPlane() {
   lines.tau = plane.appendChild(makeSvg("line", { class: "bound", x1: PLANE.left, x2: PLANE.right }));
   plane.append(
     makeSvg("text", { x: PLANE.right, y: PLANE.bottom + 32, "text-anchor": "end" }, `${meaning} →`),
-    makeSvg("text", { x: PLANE.left, y: PLANE.bottom + 32 }, "↑ strength, on a square-root scale; area: tokens"),
+    makeSvg("text", { x: PLANE.left, y: PLANE.bottom + (NARROW.matches ? 48 : 32) }, "↑ strength, on a square-root scale; area: tokens"),
   );
   const longest = Math.max(...segments.map((segment) => segment.num_tokens), 1);
   segments.forEach((segment, index) => {
@@ -213,12 +210,12 @@ function showPlane() {
 
 const COLUMNS = {
   index: { heading: "#", value: (i) => i },
-  strength: { heading: "strength", value: (i) => strength[i], descending: true },
-  consistency: { heading: "consist.", value: (i) => consistency[i], descending: true },
+  strength: { heading: "strength", value: (i) => strength[i], descending: true, term: "strength" },
+  consistency: { heading: "consistency", value: (i) => consistency[i], descending: true, term: "consistency" },
   tokens: { heading: "tokens", value: (i) => segments[i].num_tokens, descending: true },
-  sum: { heading: "sum", value: (i) => segments[i].sum_signed, descending: true },
-  ...(hasRoles ? { role: { heading: "role", value: (i) => segments[i].role ?? "", words: true } } : {}),
-  verdict: { heading: "verdict", value: (i) => views[i].verdict, words: true },
+  sum: { heading: "sum", value: (i) => segments[i].sum_signed, descending: true, term: "sum" },
+  ...(hasRoles ? { role: { heading: "role", value: (i) => segments[i].role ?? "", words: true, term: "role" } } : {}),
+  verdict: { heading: "verdict", value: (i) => views[i].verdict, words: true, term: "verdict" },
   opens: { heading: "opens with", value: (i) => segments[i].text.trim().slice(0, 60), words: true },
 };
 
@@ -230,7 +227,8 @@ function showTable() {
       state.sort = key;
       sortRows();
     });
-    column.th = make("th", { scope: "col", className: column.words ? "words" : "" }, button);
+    if (column.term) define(button, column.term);
+    column.th = make("th", { scope: "col", className: `${key} ${column.words ? "words" : ""}` }, button);
     byId("headings").append(column.th);
   }
   segments.forEach((segment, index) => {
@@ -246,8 +244,11 @@ function showTable() {
       make("td", {}, bar, total > 0 ? percent(strength[index] / total) : short(strength[index])),
       make("td", { textContent: directed ? consistency[index].toFixed(2) : "–" }),
       make("td", { textContent: integer(segment.num_tokens) }),
-      make("td", { textContent: directed ? (segment.sum_signed > 0 ? "+" : "") + short(segment.sum_signed) : "–" }),
-      ...(hasRoles ? [make("td", { className: "words", textContent: segment.role ?? "" })] : []),
+      make("td", {
+        className: "sum",
+        textContent: directed ? (segment.sum_signed > 0 ? "+" : "") + short(segment.sum_signed) : "–",
+      }),
+      ...(hasRoles ? [appendTo("td", segment.role ?? "", "role words")] : []),
       verdict,
       opens,
     ];
@@ -299,7 +300,10 @@ function showSelection() {
     keptTokens += kept ? segments[index].num_tokens : 0;
     if (view.verdict !== verdict) {
       view.verdict = verdict;
-      view.verdictCell.textContent = view.note.textContent = verdict.replace(/^(dropped|kept), /, "");
+      const why = verdict.replace(/^(dropped|kept), /, "");
+      view.verdictCell.textContent = view.note.textContent = why;
+      if (why === "kept") delete view.note.dataset.term;
+      else view.note.dataset.term = why;
       for (const element of [view.section, view.cell, view.row, view.dot]) element.classList.toggle("kept", kept);
       view.dot.classList.toggle("forced", verdict === "kept, always");
       view.section.ariaLabel =
@@ -313,6 +317,10 @@ function showSelection() {
   const share = numTokens ? percent(keptTokens / numTokens) : "–";
   byId("kept-tokens").replaceChildren(`${share} `, make("small", { textContent: `of ${integer(numTokens)}` }));
   byId("status").textContent = `${keptSegments} of ${segments.length} segments trained, ${share} of the tokens`;
+  const all = keptSegments === segments.length ? "every one" : integer(keptSegments);
+  const chosen = data.drawn ? ", drawn at random" : "";
+  byId("verdict").textContent =
+    `Trains ${all} of ${integer(segments.length)} segments${chosen}, ${share} of the reasoning tokens${data.reliability}.`;
   const strong = strongSegments(segments, state);
   const weakest = Math.min(strongest, ...strength.filter((_, index) => strong[index]));
   const cut = level === "tau" ? weakest : Math.min(state.min_strength, 1.1 * strongest);
@@ -345,6 +353,8 @@ function showSelection() {
 }
 
 function activate(index, goTo) {
+  // A row can only be shown where the table is
+  if (goTo === "row") byId("controls").open = true;
   views[state.active]?.section.classList.remove("active");
   for (const part of ["cell", "row", "dot"]) views[state.active]?.[part]?.classList.remove("active");
   state.active = index;
@@ -389,20 +399,24 @@ function showLegend(tokens) {
   byId("legend").replaceChildren(
     ...(tokens
       ? [item("lowers log p(answer)", make("i", { className: "signed" }), "raises it")]
-      : [item("trained: weak", make("i", { className: "ramp" }), "strong"), item("dimmed: read, not trained")]),
+      : [item("trained: weak", make("i", { className: "ramp" }), "strong")]),
   );
+  byId("dropped-legend").hidden = tokens;
 }
 
 function connectControls() {
   if (level === "min_strength") {
-    byId("tau-label").replaceChildren("strength ", make("span", { textContent: "lowest kept" }));
+    byId("tau-term").replaceChildren(
+      define(make("dfn", { className: "term", tabIndex: 0, textContent: "strength" }), "min_strength"),
+    );
+    byId("tau-label").textContent = "lowest kept";
     for (const id of ["tau", "tau-value"]) Object.assign(byId(id), { min: 0, max: "" });
     Object.assign(byId("tau"), { max: Math.max(strongest, state.min_strength), step: "any" });
     byId("tau-value").ariaLabel = "lowest strength, exact value";
   }
   if (state.consistency_scale !== "absolute") {
     const meant = { chance: "highest kept, above chance", rank: "highest rank of consistency kept" };
-    byId("beta-label").lastElementChild.textContent = meant[state.consistency_scale];
+    byId("beta-label").textContent = meant[state.consistency_scale];
   }
   if (!directed) {
     const title = "Scores of whole segments have no direction";
@@ -452,6 +466,7 @@ function connectControls() {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, summary")) return;
     const step = { j: 1, n: 1, k: -1, p: -1 }[event.key];
     if (event.key === "t" && hasTokens) showTokens(byId("tokens").ariaPressed !== "true");
+    if (event.key === "f" && views[state.active]?.fold) views[state.active].fold.click();
     if (!step) return;
     let next = state.active < 0 ? (step > 0 ? 0 : segments.length - 1) : state.active + step;
     if ("np".includes(event.key)) while (views[next] && !views[next].section.classList.contains("kept")) next += step;
@@ -459,20 +474,28 @@ function connectControls() {
   });
 }
 
-function connectTheme() {
-  const themes = ["system", "light", "dark"];
-  byId("theme").addEventListener("click", () => {
-    const now = document.documentElement.dataset.theme ?? "system";
-    const next = themes[(themes.indexOf(now) + 1) % themes.length];
-    if (next === "system") delete document.documentElement.dataset.theme;
-    else document.documentElement.dataset.theme = next;
-    byId("theme").textContent = `Theme: ${next}`;
+function connectNeighbors() {
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey || event.target.closest("input, table")) return;
+    byId({ ArrowLeft: "previous", ArrowRight: "next" }[event.key])?.click();
   });
 }
 
+// On a narrow screen the controls would stand between a reader and the trace
+function connectControlsFold() {
+  const narrow = matchMedia("(max-width: 66rem)");
+  const set = () => (byId("controls").open = !narrow.matches);
+  narrow.addEventListener("change", set);
+  set();
+}
+
 connectTheme();
-byId("answer").append("answer ", appendTo("bdi", data.answer ?? "none"));
+connectDefinitions();
+connectNeighbors();
+connectControlsFold();
+byId("answer").append("answer ", appendTo("bdi", data.answer || "none"));
 showText();
+connectFolds();
 if (scored) {
   showFacts();
   showStrip();
@@ -483,6 +506,7 @@ if (scored) {
   showSelection();
   sortRows();
 } else {
+  byId("verdict").hidden = true;
   document.body.classList.add("unscored");
   byId("problem").hidden = false;
   byId("problem").append("Trained in full: ", appendTo("bdi", data.problem));
@@ -490,8 +514,8 @@ if (scored) {
 const linked = /^#s(\d+)$/.exec(location.hash);
 if (linked && views[linked[1] - 1]) activate(linked[1] - 1, "text");
 
-function appendTo(name, text) {
-  const element = make(name);
+function appendTo(name, text, className = "") {
+  const element = make(name, { className });
   appendText(element, text);
   return element;
 }
