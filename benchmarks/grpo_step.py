@@ -13,7 +13,8 @@ advantage.
 
 On a CPU, seconds are those that the process got, not those of the clock, which on a shared machine are mostly other
 processes'. `ratio` is the median of (our seconds / GRPOTrainer's) over these pairs, quartiles beside it. The first row
-sets GRPOTrainer against itself: what differs from 1 there is noise. `step_ratio` is that of `marginal` where every
+sets GRPOTrainer against itself: what differs from 1 there is noise. `within a step` needs no second trainer: by the
+clock, a step's seconds by the same without the scorer's. `step_ratio` is that of `marginal` where every
 completion has an advantage.
 """
 
@@ -67,16 +68,20 @@ class Stepper:
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
         self.batches = iter(trainer.get_train_dataloader())
+        # Of each step, its seconds by those that it would have without the scorer
+        self.within = []
 
     def step(self, number):
         """Seconds of one step, and the completions and weights that it ends with."""
         batch = next(self.batches)
         torch.manual_seed(number)
-        start = _seconds()
+        start, clock = _seconds(), time.perf_counter()
         self.trainer.training_step(self.trainer.model, batch, None)
         self.trainer.optimizer.step()
         self.trainer.model.zero_grad()
-        seconds = _seconds() - start
+        seconds, clock = _seconds() - start, time.perf_counter() - clock
+        scorer = self.trainer._metrics["train"].get("segment_weights/seconds", [0.0])[-1]
+        self.within.append(clock / (clock - scorer))
         tokens = self.trainer._metrics["train"]["completions/mean_length"][-1]
         checksum = sum(parameter.detach().double().sum().item() for parameter in self.trainer.model.parameters())
         return seconds, (tokens, checksum)
@@ -126,6 +131,7 @@ def summarize(name, seconds, stepper):
         "grpo_seconds": statistics.median(theirs for _, theirs in seconds),
         "ratio": statistics.median(ratios),
         "quartiles": [low, high],
+        "within": statistics.median(stepper.within),
         "tokens": statistics.mean(metrics["completions/mean_length"]),
         "rows_scored": sum(statistics.mean(values) for values in scored),
     }
@@ -148,8 +154,8 @@ def main():
         return [float(number % 2) for number in range(len(completions))]
 
     found = []
-    print("| measured | pairs | GRPOTrainer | rows scored of 8 | tokens | ratio | quartiles |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    print("| measured | pairs | GRPOTrainer | rows scored of 8 | tokens | ratio | quartiles | within a step |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         measured = [("GRPOTrainer itself", GRPOTrainer, coin, {})]
         for name, options in SCORERS.items():
@@ -163,7 +169,7 @@ def main():
             scored = "–" if cls is GRPOTrainer else f"{row['rows_scored']:.1f}"
             print(
                 f"| {name} | {row['pairs']} | {row['grpo_seconds']:.2f} s | {scored} | {row['tokens']:.0f} | "
-                f"{row['ratio']:.3f} | {low:.3f} to {high:.3f} |",
+                f"{row['ratio']:.3f} | {low:.3f} to {high:.3f} | {row['within']:.3f} |",
                 flush=True,
             )
             found.append(row)

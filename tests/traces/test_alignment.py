@@ -743,7 +743,7 @@ def test_the_sequence_of_generated_tokens_is_that_of_the_text(name, statements):
     tokenizer = get_tokenizer(name)
     row = make_rows(5)[4]
     text = row["solution"].replace("</think>", f"So it is {row['answer']}.\n</think>")
-    prompt = f"Q: {row['question']}\nA: "
+    prompt = f"Q: {row['question']}\nA:\n"
     trace = build_trace({"prompt": prompt, "completion": text})
     expected = attributed_sequence(trace, tokenizer, answer_statements=statements, hidden_token=3)
     prompt_ids = np.array(tokenizer(prompt)["input_ids"])
