@@ -484,6 +484,31 @@ def test_traces_beyond_max_length_are_counted_and_named(tmp_path, tokenizer, cap
     assert "longer than" not in caplog.text
 
 
+def test_the_summary_counts_what_max_length_leaves(tmp_path, tokenizer):
+    """Against the labels of the batches, less what stands outside the reasoning."""
+    dataset = messages(make_rows(6))
+    lengths = [
+        len(ids)
+        for ids in make_trainer(tmp_path / "a", tokenizer, dataset, max_length=None).train_dataset["input_ids"]
+    ]
+    limit = min(lengths) // 2  # inside every reasoning
+    trainer = make_trainer(tmp_path / "b", tokenizer, dataset, max_length=limit)
+    everything = trainer.select_segments(write_store(tmp_path / "all", trainer, lambda i, count: i < count))
+    some = trainer.select_segments(write_store(tmp_path / "some", trainer, lambda i, count: i == 0))
+    assert everything.trained_tokens == everything.reached_tokens == some.reached_tokens > 0
+    batches = [trainer.data_collator([row]) for row in trainer.train_dataset]
+    labeled = sum((batch["labels"] != -100).sum().item() for batch in batches)
+    units = [unit for row in trainer.train_dataset for unit in row["segment_units"]]
+    completion = [label for row in trainer.train_dataset for label in row["labels"]]
+    outside = sum(unit == 0 and label != -100 for unit, label in zip(units, completion, strict=True))
+    assert some.trained_tokens == labeled - outside < some.reached_tokens
+    assert f"within max_length {some.trained_tokens:>9,} of {some.reached_tokens:,} (" in str(some)
+    whole = make_trainer(tmp_path / "c", tokenizer, dataset, max_length=max(lengths))
+    assert "within max_length" not in str(
+        whole.select_segments(write_store(tmp_path / "w", whole, lambda i, n: i == 0))
+    )
+
+
 def test_evaluation_loss_is_that_of_the_full_completion(tmp_path, tokenizer):
     train, test = messages(make_rows(8)).select(range(4)), messages(make_rows(8)).select(range(4, 8))
     theirs = make_trainer(tmp_path / "a", tokenizer, train, SFTTrainer, eval_dataset=test)

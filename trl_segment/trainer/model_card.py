@@ -90,6 +90,7 @@ def selection_section(
             ("Traces", f"{summary.traces:,}, of which {skipped:,} could not be attributed and were trained in full"),
             ("Segments kept", _share(summary.kept_segments, summary.segments)),
             ("Reasoning tokens kept", _share(summary.kept_tokens, summary.tokens)),
+            *_within_max_length(summary),
         ]
     rows += [(_code(field.name), _code(getattr(config, field.name))) for field in fields(SelectionConfig)]
     for name in (
@@ -241,6 +242,12 @@ def _attribution_rows(config, store, keys):
 def _versions(is_adapter):
     packages = ("trl", "transformers", "torch", "datasets", *(["peft"] if is_adapter else []))
     return ", ".join([f"trl-segment {__version__}", *(f"{name} {version(name)}" for name in packages)])
+
+
+def _within_max_length(summary):
+    if not summary.reached_tokens:
+        return []
+    return [("Reasoning tokens kept within `max_length`", _share(summary.trained_tokens, summary.reached_tokens))]
 
 
 def _share(part, whole):

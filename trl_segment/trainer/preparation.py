@@ -124,6 +124,7 @@ class Preparation:
         self.eval_table: SegmentTable | None = None
         self.trace_sets: list[tuple[Dataset, Dataset]] = []
         self.unplaced: set[int] = set()
+        self.cuts_traces = False
         # With every segment kept there is nothing to number
         self.selective = args.selection != "all"
         self.numbers_evaluation = self.selective and args.eval_selective
@@ -374,6 +375,7 @@ class Preparation:
         lengths = pc.list_value_length(dataset.with_format("arrow")[:]["input_ids"]).to_numpy()
         long = np.flatnonzero(lengths > max_length)
         if len(long) and not splits:
+            self.cuts_traces = True
             most = "MOST TRACES LOSE THEIR END: " if 2 * len(long) > len(lengths) else ""
             names = [self.table.names[index] for index in long[:5]]
             logger.warning(

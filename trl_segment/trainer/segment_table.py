@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from ..selection import ReliabilityCount, SelectionConfig, near_threshold, select, unit_mask
@@ -34,6 +35,10 @@ class SelectionSummary:
             Segments that a small change of scores or thresholds would decide otherwise.
         reliability ([`~trl_segment.selection.ReliabilityCount`]):
             How far the scores can be trusted.
+        reached_tokens (`int`):
+            Reasoning tokens that `max_length` leaves, with the trained model's tokenizer; 0 where it cuts no trace.
+        trained_tokens (`int`):
+            Tokens of kept segments among these: what is trained.
     """
 
     traces: int = 0
@@ -44,6 +49,8 @@ class SelectionSummary:
     skipped: dict[str, list[str]] = field(default_factory=dict)
     near_threshold: int = 0
     reliability: ReliabilityCount = field(default_factory=ReliabilityCount, compare=False)
+    reached_tokens: int = 0
+    trained_tokens: int = 0
 
     def __str__(self):
         skipped = sum(map(len, self.skipped.values()))
@@ -53,6 +60,7 @@ class SelectionSummary:
             f"({self.kept_segments / max(self.segments, 1):.1%})",
             f"  reasoning tokens  {self.kept_tokens:>9,} of {self.tokens:,} "
             f"({self.kept_tokens / max(self.tokens, 1):.1%})",
+            *self._within_max_length(),
             f"  near a threshold  {self.near_threshold:>9,} segments "
             f"({self.near_threshold / max(self.segments, 1):.1%})",
             f"  trained in full   {skipped:>9,} traces",
@@ -66,6 +74,12 @@ class SelectionSummary:
             total = unread + self.reliability.read
             lines.append(f"  the reasoning does not raise the answer in {unread:,} of {total:,} traces")
         return "\n".join(lines)
+
+    def _within_max_length(self) -> list[str]:
+        if not self.reached_tokens:
+            return []
+        share = self.trained_tokens / self.reached_tokens
+        return [f"  within max_length {self.trained_tokens:>9,} of {self.reached_tokens:,} ({share:.1%})"]
 
 
 class ArrowStrings(Sequence):
@@ -223,6 +237,24 @@ class SegmentTable:
             summary.kept_tokens += int(tokens[kept].sum())
         self.trained.copy_(torch.from_numpy(trained))
         return summary
+
+    def count_tokens(self, units: pa.ChunkedArray) -> tuple[int, int]:
+        """
+        Count the reasoning tokens of rows, as they are trained.
+
+        Args:
+            units (`pyarrow.ChunkedArray`):
+                Units of the tokens of each row, a list a row.
+
+        Returns:
+            `tuple[int, int]`: Tokens of kept segments, and of all.
+        """
+        trained, kept, total = self.trained.numpy(), 0, 0
+        for chunk in units.chunks:
+            numbers = pc.list_flatten(chunk).to_numpy(zero_copy_only=False)
+            numbers = numbers[numbers > 0]
+            kept, total = kept + int(trained[numbers].sum()), total + len(numbers)
+        return kept, total
 
 
 def _place_of(store) -> str:

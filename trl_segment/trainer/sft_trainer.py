@@ -231,6 +231,9 @@ class SegmentSelectiveSFTTrainer(SFTTrainer):
         if self._preparation.eval_table is not None:
             self._preparation.eval_table.fill(store, config)
         summary = self.segment_table.fill(store, config)
+        if self._preparation.cuts_traces:
+            units = self.train_dataset.with_format("arrow").select_columns(UNITS_COLUMN)[:].column(0)
+            summary.trained_tokens, summary.reached_tokens = self.segment_table.count_tokens(units)
         self._selected = (summary, store)
         if not is_quiet() or summary.skipped:
             self.accelerator.print(printable(str(summary)))
