@@ -163,7 +163,8 @@ def curves(args: argparse.Namespace, folders: dict[str, list[Path]]) -> tuple[st
         if shares:
             numbers[f"{arm}, share_of_step"] = float(np.mean(shares))
             kept = [log.get("segment_weights/kept_tokens") for one in logs for log in one["logs"]]
-            numbers[f"{arm}, kept_tokens"] = float(np.mean([share for share in kept if share is not None]))
+            # None where no completion was weighted
+            numbers[f"{arm}, kept_tokens"] = float(np.mean([share for share in kept if share is not None] or [0.0]))
     parts = [
         f"steps {part[0] + 1} to {part[-1] + 1}" for part in np.array_split(np.arange(args.steps), min(5, args.steps))
     ]
