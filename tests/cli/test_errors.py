@@ -172,7 +172,15 @@ def test_ctrl_c_ends_a_command_with_one_line(folder):
     command += (
         f"--attributions {folder / 'interrupted'} --attribution_rule paper --attribution_evaluations 5000".split()
     )
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, cwd=REPOSITORY)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=REPOSITORY,
+        # A shell's background jobs ignore the signal, and so would this process if the tests are one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     # Interrupted once it is at work
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not (folder / "interrupted" / "settings.json").exists():

@@ -19,9 +19,9 @@ from hub_stand_in import hub_stand_in
 from trl.scripts.sft import make_parser as make_trl_parser
 
 from trl_segment import AttributionStore, SegmentSelectiveSFTConfig
+from trl_segment.cli import attribute, sft
 from trl_segment.cli import main as cli
-from trl_segment.cli.attribute import make_parser as make_attribute_parser
-from trl_segment.cli.sft import make_parser
+from trl_segment.cli.parser import CommandParser
 from trl_segment.store import CUSTOM_SEGMENTER
 from trl_segment.trainer.callback import STORE_FOLDER
 
@@ -93,9 +93,9 @@ def test_keys_are_arguments_and_values_are_kept(name):
     """A key that is none would go to `accelerate launch` unnoticed."""
     config = yaml.safe_load((EXAMPLES / name).read_text(encoding="utf-8"))
     if command_lines()[name].startswith("trl-segment attribute"):
-        parser = make_attribute_parser()
+        parser = CommandParser(attribute.COMMAND)
     else:
-        parser = make_parser()
+        parser = CommandParser(sft.COMMAND)
     actions = {action.dest: action for action in parser._actions}
     assert config.keys() <= actions.keys()
     for key, value in config.items():
@@ -214,7 +214,7 @@ TRL_CLASSES = (trl.SFTConfig, trl.ScriptArguments, trl.ModelConfig, trl.DatasetM
 
 @pytest.mark.parametrize("cls", TRL_CLASSES, ids=lambda cls: cls.__name__)
 def test_every_field_of_trl_is_a_flag(cls):
-    flags = make_parser()._option_string_actions
+    flags = CommandParser(sft.COMMAND)._option_string_actions
     for field in dataclasses.fields(cls):
         if field.init:
             assert f"--{field.name}" in flags
@@ -222,11 +222,14 @@ def test_every_field_of_trl_is_a_flag(cls):
 
 
 def test_every_flag_of_trl_sft_means_the_same():
-    ours, theirs = make_parser()._option_string_actions, make_trl_parser()._option_string_actions
-    assert theirs.keys() <= ours.keys()
-    for flag, action in theirs.items():
-        for attribute in ("dest", "nargs", "const", "default", "choices", "required"):
-            assert getattr(ours[flag], attribute) == getattr(action, attribute), flag
+    ours, theirs = CommandParser(sft.COMMAND)._option_string_actions, make_trl_parser()._option_string_actions
+    # Asked for help, a command does not get to its parser
+    flags = theirs.keys() - {"-h", "--help"}
+    assert flags <= ours.keys()
+    for flag in flags:
+        action = theirs[flag]
+        for name in ("dest", "nargs", "const", "default", "choices", "required"):
+            assert getattr(ours[flag], name) == getattr(action, name), flag
         # Types that the parser makes anew for each field are equal by name only
         assert getattr(ours[flag].type, "__qualname__", None) == getattr(action.type, "__qualname__", None), flag
 
