@@ -65,6 +65,8 @@ from outcomes import (
     table,
     title_of,
 )
+from plan import CORES, EVALUATIONS, H200, plan
+from settings import QUICK, QUICK_ARMS, Settings
 
 
 world = word_problems.world
@@ -105,97 +107,6 @@ BASELINES = ("full", "random")
 # `default` says which share the comparison at a matched share keeps
 NEEDED = ("full", "default")
 ROLES = tuple(role for role in world.ROLES if not role.endswith("_indirect"))
-
-
-@dataclass(frozen=True)
-class Settings:
-    """
-    Everything that the work in a folder depends on.
-
-    Args:
-        model (`str`):
-            Pretrained model, a folder or a name of the Hub.
-        setting (`str`):
-            Setting of the word problems.
-        dataset (`str`, *optional*):
-            Traces in place of the word problems: rows with `question`, `solution`, `answer`.
-        test_dataset (`str`, *optional*):
-            Their problems: rows with `question`, `answer`.
-        segmenter (`str`):
-            Where traces of the dataset are cut.
-        traces (`int`):
-            Traces that are scored, selected from and fine-tuned on.
-        block (`int`):
-            Test problems of each seed.
-        validation (`int`):
-            Problems on which the warm-up and the learning rate are decided.
-        samples (`int`):
-            Outputs of each problem at temperature 0.6.
-        max_new_tokens (`int`):
-            Length limit of an output.
-        steps (`int`):
-            Fine-tuning steps of an arm.
-        batch (`int`):
-            Traces a step, in the warm-up too.
-        learning_rates (`tuple[float, ...]`):
-            Candidates; the one with which full SFT is best on the validation problems is taken for all.
-        warmup (`str`):
-            `"auto"`: where the model answers less than `warmup_below` of the validation problems; `"always"`,
-            `"never"`.
-        warmup_below (`float`):
-            See `warmup`.
-        warmup_steps (`int`):
-            Steps of the warm-up, on traces of its own.
-        warmup_learning_rate (`float`):
-            Learning rate of the warm-up.
-        max_length (`int`):
-            Longer traces are cut in training.
-    """
-
-    model: str
-    setting: str = "several"
-    dataset: str | None = None
-    test_dataset: str | None = None
-    segmenter: str = "keywords"
-    traces: int = 200
-    block: int = 100
-    validation: int = 50
-    samples: int = 4
-    max_new_tokens: int = 720
-    steps: int = 50
-    batch: int = 8
-    learning_rates: tuple[float, ...] = (1e-4, 3e-4)
-    warmup: str = "auto"
-    warmup_below: float = 0.1
-    warmup_steps: int = 30
-    warmup_learning_rate: float = 5e-4
-    max_length: int = 2048
-
-    @property
-    def label(self) -> str:
-        """The model on a page: a name of the Hub, or the last part of a folder."""
-        return Path(self.model).name if Path(self.model).is_dir() else self.model
-
-    @property
-    def warmup_traces(self) -> int:
-        """Each is seen once."""
-        return self.warmup_steps * self.batch if self.warmup != "never" else 0
-
-
-# Small enough for two cores. Its figures say little: intervals are as wide as what there is to see
-QUICK = {
-    "setting": "short",
-    "traces": 4,
-    "block": 8,
-    "validation": 8,
-    "samples": 2,
-    "max_new_tokens": 400,
-    "steps": 3,
-    "batch": 2,
-    "learning_rates": (1e-4,),
-    "warmup_steps": 50,
-}
-QUICK_ARMS = ("full", "default", "random", "marginal hidden", "oracle and end")
 
 
 @dataclass(frozen=True)
@@ -788,156 +699,6 @@ def _plain(value):
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-# --------------------------------------------------------------------------------------------------------------- plan
-
-
-@dataclass(frozen=True)
-class Rates:
-    """
-    What the plan assumes of a machine and a model of 135M parameters.
-
-    Args:
-        machine (`str`):
-            Its name.
-        processes (`int`):
-            Processes that share it.
-        threads (`int`):
-            Threads of the warm-up, while no other process has work.
-        options (`str`):
-            Options of the study that the plan is for.
-        training (`float`):
-            Training tokens a second of one process.
-        gradients (`float`):
-            Attributed tokens times gradient evaluations a second.
-        sequential (`float`):
-            The same for scorers whose passes wait for each other.
-        step (`float`):
-            Seconds of a decoding step of one batch.
-        command (`float`):
-            Seconds until a command is at work: load the model, prepare the rows, save it.
-        together (`float`):
-            By how much processes are faster than one, as a share of their number.
-        known (`str`):
-            Where the rates are from.
-    """
-
-    machine: str
-    processes: int
-    threads: int
-    options: str
-    training: float
-    gradients: float
-    sequential: float
-    step: float
-    command: float
-    together: float
-    known: str
-
-
-# Launches of kernels bound all of it, so a step hardly depends on what is in it, and processes hardly hinder each
-# other while each has a core. Measured in a study of SmolLM2-135M with 16 processes: 41 s for 50 steps on 238,200
-# tokens, 0.7 and 0.8 s a trace of 600 tokens for 25 and 50 evaluations, 0.6 s for 1.4, at most 100 s for 720 decoding
-# steps
-H200 = Rates(
-    machine="one H200 with 16 CPU cores",
-    processes=16,
-    threads=1,
-    options=" --backend transformers --batch_size 200",
-    training=5_800,
-    gradients=21_000,
-    sequential=1_400,
-    step=0.13,
-    command=15,
-    together=1.0,
-    known="measured in a study of SmolLM2-135M, each with 16 processes at work, scoring with four",
-)
-CORES = Rates(
-    machine="two CPU cores that nothing else uses",
-    processes=2,
-    threads=2,
-    options="",
-    training=46,
-    gradients=110,
-    sequential=75,
-    step=0.15,
-    command=6,
-    together=1.0,
-    known="measured with SmolLM2-135M while both cores were at work",
-)
-
-
-# Gradient evaluations a trace that the plan assumes, and whether passes wait for each other
-EVALUATIONS = {
-    "default": (30, False),
-    "default_hidden": (30, False),
-    "paper": (50, False),
-    "first_correct": (1, True),
-    "rest_perplexity": (5, True),
-    "marginal": (2, True),
-    "counterfactual": (3, True),
-    "marginal_hidden": (2, True),
-    "counterfactual_hidden": (3, True),
-}
-
-
-def plan(settings: Settings, seeds: int, arms: list[Arm], rates: Rates, tokens: int) -> str:
-    """
-    What a study would cost, as Markdown: amounts counted from its parameters, seconds from the rates of a machine.
-
-    Args:
-        settings ([`Settings`]):
-            The study.
-        seeds (`int`):
-            Fine-tuning seeds.
-        arms (`list[Arm]`):
-            Arms.
-        rates ([`Rates`]):
-            The machine.
-        tokens (`int`):
-            Tokens of a trace with its prompt; outputs are taken to be as long.
-
-    Returns:
-        `str`: A table, its sum and the rates.
-    """
-    together = max(1.0, rates.together * rates.processes)
-    stores = stores_of(arms)
-    warm = settings.warmup != "never"
-    models = seeds * (len(arms) + 1 + warm)
-    tried = len(settings.learning_rates) if len(settings.learning_rates) > 1 else 0
-    checks = (settings.warmup == "auto") + warm + tried
-    waits = (settings.warmup == "auto") + warm + -(-tried // rates.processes)  # learning rates are tried side by side
-
-    step = settings.batch * tokens
-    training = step * settings.steps * (seeds * len(arms) + tried)
-    warmup = step * settings.warmup_steps * warm
-    attributed = {name: settings.traces * tokens * EVALUATIONS[name][0] for name in stores}
-    scoring = sum(
-        amount / (rates.sequential if EVALUATIONS[name][1] else rates.gradients) for name, amount in attributed.items()
-    )
-    # Some output always reaches the limit, and its batch with it
-    batch_seconds = settings.max_new_tokens * rates.step
-    outputs = models * settings.block * (1 + settings.samples)
-    commands = seeds * len(arms) + 2 * models + len(stores) + tried + checks
-    rows: list[tuple[str, str, float]] = [
-        ("warm-up", f"{warmup / 1e6:.2f}M training tokens", warmup / rates.training / rates.threads),
-        ("validation outputs", f"{checks * settings.validation:,} in {checks} batches", waits * batch_seconds),
-        ("scoring", f"{sum(attributed.values()) / 1e6:.2f}M tokens times evaluations", scoring / together),
-        ("fine-tuning", f"{training / 1e6:.2f}M training tokens", training / rates.training / together),
-        ("test outputs", f"{outputs:,} in {2 * models} batches", 2 * models * batch_seconds / together),
-        ("starting commands", f"{commands}", commands * rates.command / together),
-    ]
-    made = (outputs + checks * settings.validation) * tokens
-    assumed = ", ".join(f"{k} {v:,g}" for k, v in asdict(rates).items() if isinstance(v, float | int))
-    return (
-        f"Seeds: {seeds}; arms: {len(arms)}; test problems: {seeds * settings.block}, with 1 + {settings.samples} "
-        f"outputs; traces: {settings.traces} of about {tokens} tokens. A model of 135M parameters on {rates.machine}, "
-        f"`--processes {rates.processes}{rates.options}`:\n\n"
-        + table(["part", "how much", "minutes"], [[*row[:2], f"{row[2] / 60:.1f}"] for row in rows])
-        + f"\n{sum(row[2] for row in rows) / 60:.1f} minutes; at most {made / 1e6:.1f}M generated tokens.\n\n"
-        f"Rates: {assumed} (tokens or seconds, see `Rates` in the source; {rates.known})."
-    )
-
-
 # ------------------------------------------------------------------------------------------------------------ command
 
 
@@ -1089,7 +850,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.plan:
         rates, tokens = (CORES, 430) if args.quick else (H200, 560)
         rates = replace(rates, processes=args.processes or rates.processes)
-        print(plan(settings, args.seeds, [arm_of(name) for name in args.arms], rates, tokens))
+        stores = stores_of([arm_of(name) for name in args.arms])
+        print(plan(settings, args.seeds, len(args.arms), stores, rates, tokens))
         return
     args.work_dir = args.work_dir or str(Path(args.output_dir) / "work")
     study(args, settings)
