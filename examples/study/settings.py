@@ -92,6 +92,6 @@ QUICK = {
     "steps": 3,
     "batch": 2,
     "learning_rates": (1e-4,),
-    "warmup_steps": 50,
+    "warmup_steps": 120,
 }
 QUICK_ARMS = ("full", "default", "random", "marginal hidden", "oracle and end")
