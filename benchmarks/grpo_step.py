@@ -68,7 +68,7 @@ class Stepper:
         trainer.current_gradient_accumulation_steps = 1
         trainer.model.train()
         self.batches = iter(trainer.get_train_dataloader())
-        # Of each step, its seconds by those that it would have without the scorer
+        # A step's seconds by those that it would have without the scorer
         self.within = []
 
     def step(self, number):

@@ -40,7 +40,7 @@ def run(capsys, *words):
 
 
 def test_attribute_merge_and_report_do_their_work_without_a_word(folder, tmp_path, capsys, caplog):
-    """Of what was left out the log says so all the same."""
+    """The log says all the same what was left out."""
     with caplog.at_level(logging.WARNING):
         shown = run(capsys, *attribute(folder, tmp_path / "store"), "--progress", "True", "--quiet")
     assert shown == ("", "")

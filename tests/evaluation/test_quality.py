@@ -43,7 +43,7 @@ def test_counts_by_hand():
 def test_chance_by_hand_where_ends_are_always_kept():
     roles = ["useful", "filler", "useful", "filler", "filler", "error"]
     kept = [1, 1, 0, 0, 0, 1]
-    # The first and the last are in every draw: 1 useful. Of the 4 between them, of which 1 is useful, 1 is drawn
+    # The first and the last are in every draw: 1 useful. One of the 4 between them is drawn, and 1 is useful
     config = SelectionConfig(keep_first=1, keep_last=1)
     quality = selection_quality([(roles, kept, np.ones(6))], config=config)
     assert (quality.precision, quality.recall) == pytest.approx((1 / 3, 1 / 2))
