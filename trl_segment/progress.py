@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # What libraries read when they are imported, and processes that are started read too
 _SWITCHES = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
-# Of libraries that are there already: module, whether its bars are shown, and the functions that turn them off and on
+# Libraries that are loaded already: module, whether its bars are shown, and the functions that turn them off and on
 _LIBRARIES = (
     (
         "huggingface_hub.utils",

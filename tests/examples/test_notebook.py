@@ -26,7 +26,7 @@ def test_it_runs(tmp_path, monkeypatch):
 
     # As in Colab: a clone beside the notebook
     (tmp_path / "trl-segment").symlink_to(REPOSITORY)
-    # Of this checkout, whatever else is installed
+    # The package of this checkout, whatever else is installed
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)

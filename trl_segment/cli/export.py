@@ -106,7 +106,7 @@ class ExportArguments:
             raise ValueError(f"`max_length` must be at least 1, but {self.max_length} was passed.")
 
 
-# Of a model only its tokenizer is loaded
+# Only the tokenizer of a model is loaded
 _OF_WEIGHTS = (
     "attn_implementation",
     "load_in_8bit",

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 _IDLE = {
     # On CPUs with AVX-512 only, at import: a kernel for 4-bit weights, on which nothing here depends
     "bitsandbytes.backends.cpu.ops": ("Failed to load CPU gemm_4bit_forward from kernels-community",),
-    # At import on a machine without a GPU, wherever DeepSpeed is installed, also by runs that do not use it. Of a GPU
-    # that is there but cannot be used torch itself warns
+    # At import on a machine without a GPU, wherever DeepSpeed is installed, also by runs that do not use it. Where
+    # there is a GPU that cannot be used, torch itself warns
     "DeepSpeed": ("Setting accelerator to CPU.", "Setting ds_accelerator to "),
 }
 # The start of a warning, where the library that is warned is not ours: PEFT 0.21 asks transformers under an old name

@@ -73,7 +73,7 @@ class CommandParser(TrlParser):
                 theirs = {entry.name for entry in dataclasses.fields(load_class(arguments))}
                 inherited.append((heading, [_option(action) for action in actions if action.dest in theirs]))
             sections.append((title, [_option(action) for action in actions if action.dest not in theirs]))
-        # Of a flag that is on by default there is a second option, which turns it off
+        # A flag that is on by default has a second option, which turns it off
         return [
             (title, [option for option in options if not option.name.startswith("--no_")])
             for title, options in (*sections, *inherited)
