@@ -39,6 +39,7 @@ def main():
     trainer.save_model(training_args.output_dir)
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
+    trainer.end()
 
 
 if __name__ == "__main__":

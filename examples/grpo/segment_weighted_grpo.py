@@ -79,6 +79,7 @@ def main():
     trainer.save_model(training_args.output_dir)
     if training_args.push_to_hub:
         trainer.push_to_hub()
+    trainer.end()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import torch
 from helpers import REPOSITORY, make_rows, tiny_model, tiny_tokenizer
 
 from trl_segment.cli import main as cli
@@ -234,3 +235,13 @@ def test_what_a_name_holds_never_reaches_the_terminal(capsys, folder, tmp_path):
     output, errors = capsys.readouterr()
     assert "\x1b" not in output and "evil\\x1b[31m" in output
     assert "\x1b" not in re.sub(r"(?m)^(?!trl-segment).*$", "", errors)
+
+
+def test_a_command_leaves_no_process_group_behind(tmp_path):
+    """A process that ends with one aborts now and then, after all its files are written."""
+
+    def command(argv):
+        torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+
+    cli.run("attribute", command, [])
+    assert not torch.distributed.is_initialized()

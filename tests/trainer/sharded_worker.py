@@ -219,7 +219,6 @@ def part_resume_lora(folder):
 
 
 def main(folder, *parts):
-
     # A hang ends with a traceback of every process, before the test gives up
     faulthandler.dump_traceback_later(540, exit=True)
     state = start()
@@ -232,6 +231,8 @@ def main(folder, *parts):
         state.wait_for_everyone()
     if os.environ.get("SHARDED_WORKER_ENDS") == "killed":
         kill()
+    # A process that ends with a living group aborts now and then
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

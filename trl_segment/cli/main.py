@@ -95,6 +95,7 @@ def run(command: str, function: Callable[[list[str]], None], argv: list[str] | N
     try:
         with without_idle_lines(), quiet("--quiet" in argv):
             function([word for word in argv if word not in _FLAGS])
+        _end_process_group()
     except KeyboardInterrupt as error:
         _fail(f"trl-segment {command}: interrupted", 130, error, shown)
     except BrokenPipeError:
@@ -109,6 +110,16 @@ def run(command: str, function: Callable[[list[str]], None], argv: list[str] | N
         _fail(f"trl-segment {command}: error: {one_line(error)}", 2, error, shown)
     finally:
         warnings.formatwarning = formatwarning
+
+
+def _end_process_group():
+    """
+    Leave the other processes in good order. Gloo's threads abort a process that ends with a living group now and then,
+    and the launcher then takes a run for failed whose files are all written.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _fail(line, code, error, shown):
