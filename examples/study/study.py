@@ -84,6 +84,7 @@ ARMS = (
     Arm("marginal", "marginal", ABOVE),
     Arm("counterfactual", "counterfactual", ABOVE),
     Arm("marginal hidden", "marginal_hidden", ABOVE),
+    Arm("marginal hidden, by share", "marginal_hidden"),
     Arm("counterfactual hidden", "counterfactual_hidden", ABOVE),
     Arm("oracle", "oracle", ORACLE),
     # The useful steps, and the statement of the answer that ends a trace. Who trains the steps alone never stops

@@ -113,6 +113,7 @@ ARMS = (
     Arm("consistency by rank", options=("--consistency_scale", "rank", *FREE)),
     Arm("recursive", "recursive", (*ALL_STRONG, *FREE)),
     Arm("marginal", "marginal", ABOVE, settings=3),
+    Arm("marginal, by share", "marginal"),
     Arm("counterfactual", "counterfactual", ABOVE, settings=3),
 )
 SCORERS = {
